@@ -1,0 +1,217 @@
+"""How each edit acts: from frozen values to taps on the sites of one model."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from headlens.hooks.discover import Tower
+from headlens.hooks.edits import Ablate, Call, Edit, Gate, Patch, Positions
+from headlens.hooks.sites import MAIN, SITE_AXES, Site, parse_heads, parse_site
+from headlens.hooks.taps import Tap, TapFunction, Where
+
+
+def taps_of(edits: Sequence[Edit], towers: Mapping[str, Tower]) -> list[Tap]:
+    """The taps of several edits, in the order in which they act."""
+    return [tap for edit in edits for tap in _taps(edit, towers)]
+
+
+def _taps(edit: Edit, towers: Mapping[str, Tower]) -> list[Tap]:
+    match edit:
+        case Call():
+            return [Tap(site, _users(edit), f"The hook {site}") for site in _named_sites(edit, towers)]
+        case Gate():
+            return _per_layer(edit, "z", towers, lambda site, heads: _on_rows(edit.pos, _scaled(heads, edit.gamma)))
+        case Ablate():
+            return _per_layer(edit, edit.site, towers, lambda site, heads: _ablation(edit, site, heads))
+        case Patch():
+            return _per_layer(edit, edit.site, towers, lambda site, heads: _patch(edit, site, heads))
+        case _:
+            raise ValueError(f"{edit!r} is not an edit; use Patch, Ablate, Gate or Call.")
+
+
+def _per_layer(
+    edit: Patch | Ablate | Gate,
+    site: str,
+    towers: Mapping[str, Tower],
+    build: Callable[[Site, list[int]], TapFunction],
+) -> list[Tap]:
+    """One tap per layer that has edited heads."""
+    tower = towers[MAIN]
+    per_kv_head = "kv_head" in SITE_AXES[site]
+    heads_of: dict[int, list[int]] = defaultdict(list)
+    for head in parse_heads(edit.heads, len(tower.layers), tower.n_kv_heads if per_kv_head else tower.n_heads):
+        heads_of[head.layer].append(head.head)
+    if not heads_of:
+        raise ValueError(f"{type(edit).__name__} was given no heads; name at least one, such as 'L23H3'.")
+    return [
+        Tap(Site(site, layer), build(Site(site, layer), heads), f"{type(edit).__name__}({edit.heads!r})")
+        for layer, heads in heads_of.items()
+    ]
+
+
+def _named_sites(edit: Call, towers: Mapping[str, Tower]) -> list[Site]:
+    if isinstance(edit.name, str):
+        return [parse_site(edit.name)]
+    everything = [
+        Site(name, index, tower.name)
+        for tower in towers.values()
+        for index, layer in enumerate(tower.layers)
+        for name in SITE_AXES
+        if layer.has(name, tower.is_cross)
+    ]
+    chosen = [site for site in everything if edit.name(str(site))]
+    if not chosen:
+        raise ValueError("The hook's name filter matched no site of this model; print model.hook_names to see them.")
+    return chosen
+
+
+def _users(edit: Call) -> TapFunction:
+    def act(tensor: Tensor, where: Where) -> Tensor:
+        # a copy, so that a hook working in place never reaches into the cache or an already recorded tensor
+        own = tensor.clone()
+        answer = edit.function(own, hook=where)
+        return own if answer is None else answer
+
+    return act
+
+
+def _scaled(heads: list[int], gamma: float) -> Callable[[Tensor, Tensor], Tensor]:
+    def change(tensor: Tensor, rows: Tensor) -> Tensor:
+        factor = torch.ones(tensor.shape[2], dtype=tensor.dtype, device=tensor.device)
+        factor[heads] = gamma
+        return tensor * factor[:, None]
+
+    return change
+
+
+def _on_rows(pos: Positions, change: Callable[[Tensor, Tensor], Tensor]) -> TapFunction:
+    """Apply `change(tensor, absolute positions of its rows)` to the rows named by `pos`, for sites with axes
+    batch, pos, head, width."""
+
+    def act(tensor: Tensor, where: Where) -> Tensor | None:
+        start = where.key_start if "key" in where.site.axes[:2] else where.query_start
+        rows = torch.arange(start, start + tensor.shape[1], device=tensor.device)
+        touched = _touched(pos, rows, tensor.shape[0])
+        if not touched.any():
+            return None
+        return torch.where(touched[:, :, None, None], change(tensor, rows), tensor)
+
+    return act
+
+
+def _touched(pos: Positions, rows: Tensor, batch: int) -> Tensor:
+    """Boolean [batch, row]: which rows `pos` names; a list or 1-D tensor as long as the batch is one per prompt."""
+    if pos is None:
+        return torch.ones(1, len(rows), dtype=torch.bool, device=rows.device)
+    wanted = torch.as_tensor(pos, device=rows.device)
+    if wanted.ndim == 0:
+        return (rows == wanted)[None]
+    if len(wanted) != batch:
+        raise ValueError(
+            f"pos has {len(wanted)} entries for a batch of {batch}; give one position, or one for each prompt."
+        )
+    return rows[None] == wanted[:, None]
+
+
+def _ablation(edit: Ablate, site: Site, heads: list[int]) -> TapFunction:
+    reference = None if edit.reference is None else lookup(edit.reference, site)
+
+    def change(tensor: Tensor, rows: Tensor) -> Tensor:
+        out = tensor.clone()
+        if reference is None:
+            out[:, :, heads] = 0
+            return out
+        other = reference.to(tensor)[:, :, heads]
+        if edit.how == "mean":
+            out[:, :, heads] = other.mean((0, 1))
+            return out
+        if int(rows[-1]) >= other.shape[1]:
+            raise ValueError(
+                f"Ablate(how={edit.how!r}) reached position {int(rows[-1])}, but its reference has only "
+                f"{other.shape[1]} positions; use how='mean', or a longer reference."
+            )
+        if edit.how == "mean_positional":
+            out[:, :, heads] = other.mean(0)[rows]
+        else:
+            draw = torch.Generator().manual_seed(edit.seed)
+            chosen = torch.randint(len(other), (len(tensor),), generator=draw)
+            out[:, :, heads] = other[chosen][:, rows]
+        return out
+
+    return _on_rows(edit.pos, change)
+
+
+def lookup(source: Mapping[str, Tensor] | Tensor, site: Site) -> Tensor:
+    """The activation of one site in a cache, or the tensor itself where one was given."""
+    if isinstance(source, Tensor):
+        return source
+    try:
+        return source[str(site)]
+    except KeyError:
+        raise ValueError(
+            f"The source run did not record {site}; run_with_cache(tokens, names_filter=[{site.name!r}]) does."
+        ) from None
+
+
+def _patch(edit: Patch, site: Site, heads: list[int]) -> TapFunction:
+    source = lookup(edit.source, site)
+    if source.ndim != 4:
+        raise ValueError(
+            f"Patch at {site} needs a source of axes {' '.join(site.axes)}; it has shape {tuple(source.shape)}."
+        )
+    return _patch_rows(edit, source, heads) if site.axes[1] == "head" else _patch_vectors(edit, source, heads)
+
+
+def _patch_vectors(edit: Patch, source: Tensor, heads: list[int]) -> TapFunction:
+    """Sites with axes batch, pos, head, width."""
+
+    def act(tensor: Tensor, where: Where) -> Tensor | None:
+        start = where.key_start if "key" in where.site.axes[:2] else where.query_start
+        count = min(tensor.shape[1], source.shape[1] - start)
+        if count <= 0:
+            return None
+        _check_batch(source, tensor, where.site)
+        rows = torch.arange(start, start + count, device=tensor.device)
+        touched = _touched(edit.pos, rows, tensor.shape[0])
+        if not touched.any():
+            return None
+        out = tensor.clone()
+        other = source.to(tensor)[:, rows][:, :, heads]
+        out[:, :count, heads] = torch.where(touched[:, :, None, None], other, tensor[:, :count, heads])
+        return out
+
+    return act
+
+
+def _patch_rows(edit: Patch, source: Tensor, heads: list[int]) -> TapFunction:
+    """Sites with axes batch, head, query, key: whole rows; keys the source never saw get no attention."""
+
+    def act(tensor: Tensor, where: Where) -> Tensor | None:
+        count = min(tensor.shape[2], source.shape[2] - where.query_start)
+        if count <= 0:
+            return None
+        _check_batch(source, tensor, where.site)
+        rows = torch.arange(where.query_start, where.query_start + count, device=tensor.device)
+        touched = _touched(edit.pos, rows, tensor.shape[0])
+        if not touched.any():
+            return None
+        nothing = 0.0 if where.site.name == "pattern" else -torch.inf
+        keys = torch.arange(where.key_start, where.key_start + tensor.shape[3], device=tensor.device)
+        known = keys < source.shape[3]
+        other = source.to(tensor)[:, heads][:, :, rows][..., keys.clamp(max=source.shape[3] - 1)]
+        other = torch.where(known, other, nothing)
+        out = tensor.clone()
+        out[:, heads, :count] = torch.where(touched[:, None, :, None], other, tensor[:, heads, :count])
+        return out
+
+    return act
+
+
+def _check_batch(source: Tensor, tensor: Tensor, site: Site) -> None:
+    if source.shape[0] not in (1, tensor.shape[0]):
+        raise ValueError(
+            f"Patch at {site} has a source of {source.shape[0]} prompts for a run of {tensor.shape[0]}; "
+            "give one prompt, or as many as are run."
+        )

@@ -1,0 +1,181 @@
+"""The sweep engine: recompute only what a patch can change, and get the whole forward's answer.
+
+One plain run of the prompts is kept (`record_base`): each layer's residual stream, attention output, keys, values
+and z. A patched cell then needs no work before the first changed position (causality: earlier keys and values are
+shared), none below the patched layer (it starts from the kept residual), no attention in the patched layer (its
+output is the kept one plus `(z_source - z_base) @ W_O[head]`), and no unembedding beyond the tokens that are read.
+
+All of it runs through the model's own forward on the short suffix, with a few modules shadowed (`hooks/shadow.py`):
+blocks below the patched one pass their input on, the attention layers above join the shared prefix to each
+variant's suffix, and the unembedding computes the asked columns. So an architecture needs no code here, and
+`hooks/sweep.py` proves it on real cells before it trusts it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from headlens.hooks.intercept import Attention, listening, placed
+from headlens.hooks.model import Model
+from headlens.hooks.output import first_tensor
+from headlens.hooks.shadow import shadowed
+
+
+@dataclass(frozen=True, eq=False)
+class BaseLayer:
+    """What one layer left behind in the plain run."""
+
+    resid_pre: Float[Tensor, "prompt suffix d_model"]
+    attention_out: Any  # the attention module's own return value, trimmed to the suffix
+    call: Attention  # query of the suffix, keys and values of all positions, boolean mask of the suffix
+    z: Float[Tensor, "prompt suffix head d_head"]
+    block_out: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """A plain run of same-length prompts, kept from position `start` on."""
+
+    tokens: Int[Tensor, "prompt pos"]
+    start: int
+    layers: tuple[BaseLayer, ...]
+    logits: Float[Tensor, "prompt vocabulary"]  # at the last position
+
+
+def _alone(output: Any, tensor: Tensor) -> Any:
+    """The same kind of return value with other hidden states; its companions (weights, cache) become None."""
+    return tensor if isinstance(output, Tensor) else (tensor, *(None for _ in output[1:]))
+
+
+def bytes_per_prompt(model: Model, length: int) -> int:
+    """An upper estimate of what a base run and a source run keep of one prompt of `length` tokens."""
+    heads, kv_heads = model.n_heads * model.d_head, model.n_kv_heads * model.d_head
+    floats = 2 * model.n_layers * length * (3 * model.d_model + 2 * heads + 2 * kv_heads)
+    return floats * model.dtype.itemsize
+
+
+def record_base(model: Model, tokens: Int[Tensor, "prompt pos"], start: int) -> Base:
+    """Run `tokens` once and keep what replaying from position `start` needs."""
+    kept: dict[tuple[str, nn.Module], Any] = {}
+
+    def listen(module: nn.Module, call: Attention) -> tuple[Tensor, None]:
+        z = call.z()
+        allowed = call.allowed()
+        if allowed is not None:
+            allowed = allowed.expand(-1, -1, tokens.shape[1], -1)[:, :, start:]
+        kept["call", module] = replace(call, query=call.query[:, :, start:], mask=allowed)
+        kept["z", module] = z[:, start:]
+        return z, None
+
+    def keep_input(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        kept["in", module] = (args[0] if args else kwargs["hidden_states"])[:, start:]
+
+    def keep_output(module: nn.Module, args: tuple, output: Any) -> None:
+        kept["out", module] = _alone(output, first_tensor(output)[:, start:])
+
+    handles = []
+    try:
+        for layer in model.layers:
+            handles.append(layer.block.register_forward_pre_hook(keep_input, with_kwargs=True))
+            handles += [m.register_forward_hook(keep_output) for m in (layer.block, layer.attention)]
+        listeners = {layer.attention: listen for layer in model.layers}
+        with torch.no_grad(), listening(model.hf), placed(listeners):
+            logits = model.hf(input_ids=tokens, use_cache=False, logits_to_keep=1).logits[:, -1]
+    finally:
+        for handle in handles:
+            handle.remove()
+    layers = tuple(
+        BaseLayer(
+            resid_pre=kept["in", layer.block],
+            attention_out=kept["out", layer.attention],
+            call=kept["call", layer.attention],
+            z=kept["z", layer.attention],
+            block_out=kept["out", layer.block],
+        )
+        for layer in model.layers
+    )
+    return Base(tokens, start, layers, logits)
+
+
+def replay(
+    model: Model,
+    base: Base,
+    layer: int,
+    start: int,
+    delta: Float[Tensor, "cell prompt suffix d_model"],
+    read: Int[Tensor, "prompt token"],
+) -> Float[Tensor, "cell prompt token"]:
+    """Logits of the `read` tokens at the last position, with `delta` added to layer `layer`'s attention output.
+
+    `delta` covers positions `start`.. of the prompts; one row per cell.
+    """
+    cells, prompts, suffix, width = delta.shape
+    rows, skip = cells * prompts, start - base.start
+    here = base.layers[layer]
+
+    def per_variant(kept: Tensor) -> Tensor:
+        return kept[None, :, skip:].expand(cells, *kept[:, skip:].shape).reshape(rows, suffix, -1)
+
+    def patched_attention(*args: Any, **kwargs: Any) -> Any:
+        out = first_tensor(here.attention_out)[None, :, skip:] + delta
+        return _alone(here.attention_out, out.reshape(rows, suffix, width))
+
+    def pass_on(kept: BaseLayer) -> Callable[..., Any]:
+        return lambda hidden, *args, **kwargs: _alone(kept.block_out, hidden)
+
+    def start_here(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return original(per_variant(here.resid_pre), *args, **kwargs)
+
+    original = model.layers[layer].block.forward
+    shadows: dict[nn.Module, Callable[..., Any]] = {
+        model.layers[below].block: pass_on(base.layers[below]) for below in range(layer)
+    }
+    shadows[model.layers[layer].block] = start_here
+    shadows[model.layers[layer].attention] = patched_attention
+    shadows[model.hf.get_output_embeddings()] = _unembed_only(model.hf.get_output_embeddings(), read, cells)
+    listeners = {
+        model.layers[above].attention: _joined(base.layers[above].call, cells, start, skip)
+        for above in range(layer + 1, model.n_layers)
+    }
+    ids = base.tokens[:, start:].repeat(cells, 1)
+    positions = torch.arange(start, start + suffix, device=ids.device)[None]
+    with torch.no_grad(), listening(model.hf), placed(listeners), shadowed(shadows):
+        out = model.hf(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=1)
+    return out.logits.reshape(cells, prompts, -1)
+
+
+def _joined(kept: Attention, cells: int, start: int, skip: int):
+    """A listener that lets every variant's suffix read the one kept prefix."""
+
+    def listen(module: nn.Module, call: Attention) -> tuple[Tensor, None]:
+        def join(prefix: Tensor, own: Tensor) -> Tensor:
+            shared = prefix[None, :, :, :start].expand(cells, *prefix[:, :, :start].shape)
+            return torch.cat([shared.reshape(-1, *shared.shape[2:]), own], 2)
+
+        mask = kept.mask
+        if mask is not None:
+            mask = mask[:, :, skip:]
+            if mask.shape[0] > 1:
+                mask = mask.repeat(cells, 1, 1, 1)
+        return replace(call, key=join(kept.key, call.key), value=join(kept.value, call.value), mask=mask).z(), None
+
+    return listen
+
+
+def _unembed_only(unembedding: nn.Module, read: Tensor, cells: int):
+    """The unembedding of each prompt's own `read` tokens at the last position."""
+    weight: Tensor = unembedding.weight[read]  # prompt token d_model
+    bias = getattr(unembedding, "bias", None)
+
+    def forward(hidden: Tensor) -> Tensor:
+        last = hidden[:, -1].reshape(cells, len(read), -1)
+        logits = torch.einsum("cpd,ptd->cpt", last, weight)
+        if bias is not None:
+            logits = logits + bias[read]
+        return logits.reshape(hidden.shape[0], 1, -1)
+
+    return forward

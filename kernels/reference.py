@@ -1,0 +1,73 @@
+"""Plain-torch attention arithmetic: the definition of correct, and what runs without a GPU.
+
+Shapes follow transformers' attention interface: query [batch, head, query, d_head], key and value
+[batch, kv_head, key, d_head]; with grouped queries `head = kv_head * group`.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def expand_groups(tensor: Float[Tensor, "batch kv_head key d"], n_heads: int) -> Float[Tensor, "batch head key d"]:
+    """Repeat each key/value head for the query heads that read it."""
+    batch, kv_heads, length, width = tensor.shape
+    if kv_heads == n_heads:
+        return tensor
+    grouped = tensor[:, :, None].expand(batch, kv_heads, n_heads // kv_heads, length, width)
+    return grouped.reshape(batch, n_heads, length, width)
+
+
+def attention_scores(
+    query: Float[Tensor, "batch head query d"],
+    key: Float[Tensor, "batch kv_head key d"],
+    allowed: Bool[Tensor, "#batch #head #query key"] | None,
+    scaling: float,
+    bias: Float[Tensor, "#batch head query key"] | None = None,
+    softcap: float | None = None,
+) -> Float[Tensor, "batch head query key"]:
+    """Scaled dot products; forbidden keys are -inf.
+
+    `bias` is added before the soft cap `c * tanh(score / c)`, as T5 and Gemma-2 respectively use them.
+    """
+    scores = torch.matmul(query, expand_groups(key, query.shape[1]).transpose(2, 3)) * scaling
+    if bias is not None:
+        scores = scores + bias
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    return scores if allowed is None else scores.masked_fill(~allowed, -torch.inf)
+
+
+def attention_pattern(
+    scores: Float[Tensor, "batch head query key"], sinks: Float[Tensor, " head"] | None = None
+) -> Float[Tensor, "batch head query key"]:
+    """Softmax over keys in at least float32; learned sink logits (gpt-oss) take their share and are dropped.
+
+    A row with no allowed key (padding) is uniform, as in transformers' eager attention, so that the
+    padded positions of deeper layers stay finite. No allowed position ever reads such a row.
+    """
+    wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    empty = wide.amax(-1, keepdim=True) == -torch.inf
+    wide = wide.masked_fill(empty, 0.0)
+    if sinks is None:
+        return torch.softmax(wide, -1).to(scores.dtype)
+    column = sinks.to(wide.dtype).reshape(1, -1, 1, 1).expand(*wide.shape[:3], 1)
+    return torch.softmax(torch.cat([wide, column], -1), -1)[..., :-1].to(scores.dtype)
+
+
+def weighted_values(
+    pattern: Float[Tensor, "batch head query key"], value: Float[Tensor, "batch kv_head key d"]
+) -> Float[Tensor, "batch query head d"]:
+    """Mix the values by the pattern: TransformerLens's `z`."""
+    return torch.matmul(pattern, expand_groups(value, pattern.shape[1])).transpose(1, 2).contiguous()
+
+
+def head_delta(
+    source: Float[Tensor, "prompt pos head d"],
+    base: Float[Tensor, "prompt pos head d"],
+    output_weights: Float[Tensor, "head d d_model"],
+) -> Float[Tensor, "head prompt pos d_model"]:
+    """What the residual stream gains when one head's `z` is replaced: `(z_source - z_base) @ W_O[head]`."""
+    difference = (source - base).permute(2, 0, 1, 3)  # head prompt pos d
+    flat = difference.reshape(difference.shape[0], -1, difference.shape[-1])
+    return torch.bmm(flat, output_weights).reshape(*difference.shape[:3], -1)
