@@ -1,0 +1,28 @@
+# Console scripts only, never `python -m` from here: this folder's `kernels/` would shadow the package of that name.
+BIN := .venv/bin
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+
+.PHONY: demo test lint types
+
+demo: .venv/installed
+	$(BIN)/headlens demo
+
+test: .venv/installed
+	$(BIN)/pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Static tools cannot follow an editable install of mapped folders, so they read a plain copy.
+types: .venv/installed
+	$(BIN)/pip install -q --no-deps --upgrade --target build/typed .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# torch comes first and alone: asked for together, pip may prefer a newer, much larger build of it.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q "$(TORCH)"
+	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
+	touch $@
