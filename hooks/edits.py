@@ -9,7 +9,7 @@ full forward.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from headlens.hooks.sites import Head, check_site
 
 Heads = str | Head | tuple[int, int] | Sequence[Any]
 Positions = int | Sequence[int] | Tensor | None
-AblationKind = Literal["zero", "mean", "mean_positional", "resample"]
+ABLATIONS = ("zero", "mean", "mean_positional", "resample")
 HEAD_SITES = ("z", "result", "rot_q", "rot_k", "v")
 
 
@@ -51,7 +51,7 @@ class Ablate:
     """
 
     heads: Heads
-    how: AblationKind = "zero"
+    how: str = "zero"
     reference: Mapping[str, Tensor] | None = None
     site: str = "z"
     pos: Positions = None
@@ -61,8 +61,8 @@ class Ablate:
         check_site(self.site)
         _check_head_site(self.site, HEAD_SITES)
         _check_positions(self.pos)
-        if self.how not in get_args(AblationKind):
-            raise ValueError(f"Unknown ablation {self.how!r}; the kinds are {', '.join(get_args(AblationKind))}.")
+        if self.how not in ABLATIONS:
+            raise ValueError(f"Unknown ablation {self.how!r}; the kinds are {', '.join(ABLATIONS)}.")
         if self.how != "zero" and self.reference is None:
             raise ValueError(
                 f"Ablate(how={self.how!r}) needs reference=, the cache of a run of reference prompts: "

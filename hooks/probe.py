@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from headlens.hooks.discover import Tower, find_towers, trace_forward
 from headlens.hooks.intercept import evaluating
-from headlens.hooks.selftest import check
+from headlens.hooks.selftest import check, check_finite
 from headlens.hooks.sites import MAIN
 
 N_TOKENS = 8
@@ -62,6 +62,7 @@ def _traced(part: PreTrainedModel, prefix: str, inputs: Mapping[str, Any]) -> li
     # a model that builds its own masks fails on headlens's attention before any head is seen; that is a refusal
     if not part._can_set_attn_implementation():
         raise ValueError(_refusal(part))
+    check_finite(part, inputs)
     return find_towers(part, trace_forward(part, inputs), prefix)
 
 

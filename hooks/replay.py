@@ -12,6 +12,7 @@ variant's suffix, and the unembedding computes the asked columns. So an architec
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from headlens.hooks.discover import Layer
 from headlens.hooks.intercept import Attention, listening, placed
 from headlens.hooks.model import Model
 from headlens.hooks.output import first_tensor
@@ -113,34 +115,21 @@ def replay(
 
     `delta` covers positions `start`.. of the prompts; one row per cell.
     """
-    cells, prompts, suffix, width = delta.shape
-    rows, skip = cells * prompts, start - base.start
-    here = base.layers[layer]
-
-    def per_variant(kept: Tensor) -> Tensor:
-        return kept[None, :, skip:].expand(cells, *kept[:, skip:].shape).reshape(rows, suffix, -1)
-
-    def patched_attention(*args: Any, **kwargs: Any) -> Any:
-        out = first_tensor(here.attention_out)[None, :, skip:] + delta
-        return _alone(here.attention_out, out.reshape(rows, suffix, width))
-
-    def pass_on(kept: BaseLayer) -> Callable[..., Any]:
-        return lambda hidden, *args, **kwargs: _alone(kept.block_out, hidden)
-
-    def start_here(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return original(per_variant(here.resid_pre), *args, **kwargs)
-
-    original = model.layers[layer].block.forward
+    cells, prompts, suffix, _ = delta.shape
+    rows, skip, last = cells * prompts, start - base.start, model.n_layers - 1
     shadows: dict[nn.Module, Callable[..., Any]] = {
-        model.layers[below].block: pass_on(base.layers[below]) for below in range(layer)
+        model.layers[below].block: _passing_on(base.layers[below]) for below in range(layer)
     }
-    shadows[model.layers[layer].block] = start_here
-    shadows[model.layers[layer].attention] = patched_attention
-    shadows[model.hf.get_output_embeddings()] = _unembed_only(model.hf.get_output_embeddings(), read, cells)
+    shadows[model.layers[layer].block] = _starting(model.layers[layer], base.layers[layer], delta, skip, layer == last)
+    if layer < last:
+        shadows[model.layers[last].block] = _ending(model.layers[last])
+    unembedding = model.hf.get_output_embeddings()
+    shadows[unembedding] = _reading(unembedding, read, cells)
     listeners = {
-        model.layers[above].attention: _joined(base.layers[above].call, cells, start, skip)
+        model.layers[above].attention: _joining(base.layers[above].call, cells, start, skip)
         for above in range(layer + 1, model.n_layers)
     }
+    # which tokens these are does not matter: their embeddings are never used
     ids = base.tokens[:, start:].repeat(cells, 1)
     positions = torch.arange(start, start + suffix, device=ids.device)[None]
     with torch.no_grad(), listening(model.hf), placed(listeners), shadowed(shadows):
@@ -148,13 +137,61 @@ def replay(
     return out.logits.reshape(cells, prompts, -1)
 
 
-def _joined(kept: Attention, cells: int, start: int, skip: int):
+def _passing_on(kept: BaseLayer) -> Callable[..., Any]:
+    """A block below the patch: nothing to compute."""
+    return lambda hidden, *args, **kwargs: _alone(kept.block_out, hidden)
+
+
+def _starting(layer: Layer, kept: BaseLayer, delta: Tensor, skip: int, is_last: bool) -> Callable[..., Any]:
+    """The patched block: its input and its attention's output are known, only the rest is computed."""
+    original, (cells, _, suffix, _) = layer.block.forward, delta.shape
+    attention_out = (first_tensor(kept.attention_out)[:, skip:] + delta).flatten(0, 1)
+    resid_pre = kept.resid_pre[:, skip:].repeat(cells, 1, 1)
+    if is_last:
+        attention_out, resid_pre = attention_out[:, -1:], resid_pre[:, -1:]
+
+    def forward(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        with shadowed({layer.attention: lambda *_, **__: _alone(kept.attention_out, attention_out)}):
+            return _spread(original(resid_pre, *args, **kwargs), suffix)
+
+    return forward
+
+
+def _ending(layer: Layer) -> Callable[..., Any]:
+    """The last block: attention needs every position, what follows only the one that is read."""
+    original, attention = layer.block.forward, layer.attention.forward
+
+    def forward(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        attended: list[Any] = []
+
+        def attend_and_stop(*args: Any, **kwargs: Any) -> Any:
+            attended.append(attention(*args, **kwargs))
+            raise _Attended
+
+        with shadowed({layer.attention: attend_and_stop}), suppress(_Attended):
+            original(hidden, *args, **kwargs)
+        read = _alone(attended[0], first_tensor(attended[0])[:, -1:])
+        with shadowed({layer.attention: lambda *_, **__: read}):
+            return _spread(original(hidden[:, -1:], *args, **kwargs), hidden.shape[1])
+
+    return forward
+
+
+def _spread(output: Any, suffix: int) -> Any:
+    """Give a block's output its full length back where only the last position was computed: models check it."""
+    return _alone(output, first_tensor(output).expand(-1, suffix, -1))
+
+
+class _Attended(Exception):
+    """Leaves the last block once its attention is done."""
+
+
+def _joining(kept: Attention, cells: int, start: int, skip: int):
     """A listener that lets every variant's suffix read the one kept prefix."""
 
     def listen(module: nn.Module, call: Attention) -> tuple[Tensor, None]:
         def join(prefix: Tensor, own: Tensor) -> Tensor:
-            shared = prefix[None, :, :, :start].expand(cells, *prefix[:, :, :start].shape)
-            return torch.cat([shared.reshape(-1, *shared.shape[2:]), own], 2)
+            return torch.cat([prefix[:, :, :start].repeat(cells, 1, 1, 1), own], 2)
 
         mask = kept.mask
         if mask is not None:
@@ -166,7 +203,7 @@ def _joined(kept: Attention, cells: int, start: int, skip: int):
     return listen
 
 
-def _unembed_only(unembedding: nn.Module, read: Tensor, cells: int):
+def _reading(unembedding: nn.Module, read: Tensor, cells: int):
     """The unembedding of each prompt's own `read` tokens at the last position."""
     weight: Tensor = unembedding.weight[read]  # prompt token d_model
     bias = getattr(unembedding, "bias", None)

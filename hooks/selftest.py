@@ -22,11 +22,23 @@ def output_of(hf: PreTrainedModel, inputs: Mapping[str, Any]) -> Tensor:
         return tensors_of(hf(**inputs).to_tuple())[0]
 
 
+def check_finite(hf: PreTrainedModel, inputs: Mapping[str, Any]) -> None:
+    """Raise ValueError, naming the first broken weight, unless a plain forward gives finite numbers."""
+    if torch.isfinite(output_of(hf, inputs)).all():
+        return
+    for name, parameter in hf.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise ValueError(
+                f"{type(hf).__name__} is refused: its weight {name} holds NaN or infinity; get an intact copy."
+            )
+    raise ValueError(
+        f"{type(hf).__name__} is refused: its output on a few tokens is NaN or infinite in {hf.dtype}; try float32."
+    )
+
+
 def check(hf: PreTrainedModel, towers: Mapping[str, Tower], inputs: Mapping[str, Any]) -> None:
     """Raise ValueError unless interception is faithful and live in every layer of these towers."""
     plain = output_of(hf, inputs)
-    if not torch.isfinite(plain).all():
-        raise ValueError(_not_finite(hf))
     # bfloat16 keeps 8 bits: the two ways of adding up a row may differ in the last one at every layer
     tolerance = (1e-3 if plain.dtype in (torch.float32, torch.float64) else 0.1) * float(plain.abs().max())
     for tower in towers.values():
@@ -73,10 +85,3 @@ def _moves(
 
 def _unchanged(tensor: Tensor, where: Where) -> Tensor:
     return tensor
-
-
-def _not_finite(hf: PreTrainedModel) -> str:
-    for name, parameter in hf.named_parameters():
-        if not torch.isfinite(parameter).all():
-            return f"{type(hf).__name__} is refused: its weight {name} holds NaN or infinity; get an intact copy."
-    return f"{type(hf).__name__} is refused: its output on a few tokens is NaN or infinite in {hf.dtype}; try float32."

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from headlens.hooks.model import wrap
 from headlens.hooks.record import at_positions, mean_over, parse_bytes
 from headlens.hooks.sites import SITE_AXES
-from tiny_models import GENERATING, HELD, inputs_for, tiny
+from tiny_models import GENERATING, HELD, held, inputs_for, tiny
 
 # (tower, attribute of transformers' output) of each attention stack
 ATTENTIONS = {
@@ -33,7 +32,7 @@ def test_patterns_equal_eager_attention(name):
     inputs = inputs_for(name)
     with torch.no_grad():
         expected = eager(name)(**inputs, output_attentions=True)
-        _, cache = wrap(tiny(name)).record(inputs, names_filter=lambda site: site.endswith("hook_pattern"))
+        _, cache = held(name).record(inputs, names_filter=lambda site: site.endswith("hook_pattern"))
     for tower, attribute in ATTENTIONS.get(name, [("main", "attentions")]):
         for layer, pattern in enumerate(expected[attribute]):
             torch.testing.assert_close(cache[named(tower, layer, "pattern")], pattern, rtol=0, atol=1e-6)
@@ -44,7 +43,7 @@ def test_residual_stream_equals_hidden_states(name):
     inputs = inputs_for(name)
     with torch.no_grad():
         expected = tiny(name)(**inputs, output_hidden_states=True)
-        _, cache = wrap(tiny(name)).record(inputs, names_filter=lambda site: "hook_resid_p" in site)
+        _, cache = held(name).record(inputs, names_filter=lambda site: "hook_resid_p" in site)
     for tower, attribute in HIDDEN.get(name, [("main", "hidden_states")]):
         states = expected[attribute]
         for layer in range(3):
@@ -58,7 +57,7 @@ def test_residual_stream_equals_hidden_states(name):
 @pytest.mark.parametrize("name", HELD)
 def test_sites_of_a_layer_add_up(name):
     """z through W_O is attn_out, and the residual stream is the sum of its parts where the block is a plain sum."""
-    model = wrap(tiny(name))
+    model = held(name)
     with torch.no_grad():
         _, cache = model.record(
             inputs_for(name), names_filter=lambda site: ".1." in site and site.startswith("blocks")
@@ -94,7 +93,7 @@ def test_sites_of_a_layer_add_up(name):
 
 @pytest.mark.parametrize("name", HELD)
 def test_recording_leaves_the_output_as_it_was(name):
-    inputs, model = inputs_for(name), wrap(tiny(name))
+    inputs, model = inputs_for(name), held(name)
     with torch.no_grad():
         plain = model(inputs)
         watched, cache = model.record(inputs)
@@ -107,7 +106,7 @@ def test_recording_leaves_the_output_as_it_was(name):
 def test_values_equal_transformer_lens(name):
     from headlens.hooks.bridge import to_bridge
 
-    model, ids = wrap(tiny(name), name=f"tiny-{name}"), inputs_for(name)["input_ids"]
+    model, ids = held(name), inputs_for(name)["input_ids"]
     with torch.no_grad():
         _, ours = model.record(ids)
         _, theirs = to_bridge(model).run_with_cache(ids)
@@ -125,7 +124,7 @@ def test_values_equal_transformer_lens(name):
 @pytest.mark.parametrize("name", GENERATING)
 def test_scores_of_hidden_keys_are_minus_infinity(name):
     with torch.no_grad():
-        _, cache = wrap(tiny(name)).record(
+        _, cache = held(name).record(
             inputs_for(name)["input_ids"], names_filter=["attn_scores", "pattern"]
         )
     scores, pattern = cache["blocks.0.attn.hook_attn_scores"], cache["blocks.0.attn.hook_pattern"]
@@ -134,7 +133,7 @@ def test_scores_of_hidden_keys_are_minus_infinity(name):
 
 
 def test_the_cache_is_transformer_lens_cache():
-    model = wrap(tiny("llama"))
+    model = held("llama")
     logits, cache = model.run_with_cache(inputs_for("llama")["input_ids"], names_filter=["pattern", "z"])
     assert type(cache).__name__ == "ActivationCache"
     assert cache["pattern", 1].shape == (2, 4, 11, 11)
@@ -143,12 +142,12 @@ def test_the_cache_is_transformer_lens_cache():
 
 
 def test_everything_but_result_is_kept_unasked():
-    _, cache = wrap(tiny("llama")).record(inputs_for("llama"))
+    _, cache = held("llama").record(inputs_for("llama"))
     assert {full_name.split("hook_")[1] for full_name in cache} == set(SITE_AXES) - {"result"}
 
 
 def test_reductions_at_capture():
-    model, ids = wrap(tiny("llama")), inputs_for("llama")["input_ids"]
+    model, ids = held("llama"), inputs_for("llama")["input_ids"]
     _, whole = model.record(ids, names_filter=["pattern", "z"])
     _, small = model.record(
         ids,
@@ -168,7 +167,7 @@ def test_reductions_at_capture():
 
 
 def test_the_byte_budget_holds():
-    model, ids = wrap(tiny("llama")), inputs_for("llama")["input_ids"]
+    model, ids = held("llama"), inputs_for("llama")["input_ids"]
     with pytest.raises(ValueError, match=r"passed its budget of 1,000 bytes at blocks\.0"):
         model.record(ids, budget=1000)
     _, cache = model.record(ids, names_filter="z", dtype=torch.float16, budget="1MiB")
@@ -188,9 +187,9 @@ def test_the_byte_budget_holds():
 )
 def test_unknown_names_are_refused(names, message):
     with pytest.raises(ValueError, match=message):
-        wrap(tiny("llama")).record(inputs_for("llama"), names_filter=names)
+        held("llama").record(inputs_for("llama"), names_filter=names)
 
 
 def test_a_parallel_block_has_no_resid_mid():
     with pytest.raises(ValueError, match=r"blocks\.0\.hook_resid_mid does not exist in GPTNeoXLayer"):
-        wrap(tiny("gpt_neox")).record(inputs_for("gpt_neox"), names_filter="resid_mid")
+        held("gpt_neox").record(inputs_for("gpt_neox"), names_filter="resid_mid")

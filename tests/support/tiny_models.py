@@ -3,8 +3,11 @@
 Weights are scaled up so that attention is far from uniform and an edit moves the logits visibly.
 """
 
+from functools import cache
+
 import torch
 import transformers as hf
+from headlens.hooks.model import Model, wrap
 from torch import Tensor, nn
 
 VOCABULARY = 120
@@ -147,6 +150,12 @@ def tiny(name: str, seed: int = 0) -> hf.PreTrainedModel:
         if parameter.ndim >= 2:
             nn.init.normal_(parameter, std=0.25)
     return model.eval()
+
+
+@cache
+def held(name: str) -> Model:
+    """The random model of the named architecture as a headlens Model, one for all tests: runs leave it as it was."""
+    return wrap(tiny(name), name=f"tiny-{name}")
 
 
 def inputs_for(name: str, batch: int = 2, length: int = 11, seed: int = 1) -> dict[str, Tensor]:
