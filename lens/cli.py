@@ -1,0 +1,71 @@
+"""The `headlens` command: which commands there are, and how an error reaches the person who typed one.
+
+The commands live in files of their own and import what is heavy only when they run, so that help is instant.
+"""
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from headlens import __version__, cli_models
+
+INTERRUPTED = 130
+
+
+class OneSentence(TyperGroup):
+    """A command group that turns what goes wrong into one sentence on stderr and a non-zero exit."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; what is wrong with its input, its files or the machine is told in a sentence."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("Stopped.", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+        # The reader of our output has gone (`headlens models | head`): typer ends quietly by itself.
+        except BrokenPipeError:
+            raise
+        except (ValueError, OSError) as error:
+            if ctx.params["debug"]:
+                raise
+            typer.echo(f"headlens: {_sentence(error)}", err=True)
+            raise typer.Exit(1) from None
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.strerror}: {error.filename}"
+    return str(error) or type(error).__name__
+
+
+# Without rich_markup_mode, typer would spend as long on importing rich as on all the rest.
+app = typer.Typer(
+    cls=OneSentence,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _show_version(wanted: bool) -> bool:
+    if wanted:
+        typer.echo(f"headlens {__version__}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def headlens(
+    debug: Annotated[bool, typer.Option("--debug", envvar="HEADLENS_DEBUG", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """A workbench for attention heads: record, patch and recalibrate every head of a transformer."""
+
+
+app.command()(cli_models.models)
+app.command()(cli_models.fetch)
+app.command()(cli_models.doctor)
