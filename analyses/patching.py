@@ -1,0 +1,186 @@
+"""Activation patching over every head: how much of the clean behaviour does each head's z carry?
+
+The two runs of a prompt pair differ; one head's z of one run is put into the other, and the metric moves from the
+unpatched value towards the other run's (2202.05262, 2211.00593, 2404.15255):
+
+- denoising: the corrupted run gets the clean z; effect = (patched - corrupted) / (clean - corrupted);
+- noising: the clean run gets the corrupted z; effect = (clean - patched) / (clean - corrupted).
+
+Both are 0 for no change and 1 for a head that restores (denoising) or destroys (noising) everything; positive means
+that the head carries the clean behaviour. Prompts are averaged above and below the fraction line separately, so that
+one pair with a small difference cannot dominate.
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from headlens.analyses.checkpoints import Checkpoint
+from headlens.analyses.headmap import HeadMap
+from headlens.analyses.metrics import named
+from headlens.analyses.prompt_groups import PromptGroup, group_prompts
+from headlens.analyses.provenance import origin
+from headlens.analyses.tasks import Task
+from headlens.hooks.model import Model
+from headlens.hooks.record import parse_bytes
+from headlens.hooks.replay import bytes_per_prompt
+from headlens.hooks.sites import check_site
+from headlens.hooks.sweep import Engine, Pairs, Plain, Replayed, why_not_replayed
+
+DIRECTIONS = ("denoising", "noising")
+AXES = (("layer", "head"), ("layer", "head", "pos"))
+SITES = ("z",)
+# A smaller part of the clean-corrupted difference than this is rounding, and an effect relative to it is noise.
+SMALLEST_SCALE = 1e-6
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep does, checked: everything that decides its numbers."""
+
+    site: str
+    axes: tuple[str, ...]
+    metric: str
+    direction: str
+    memory: str | int
+
+    def __post_init__(self) -> None:
+        check_site(self.site)
+        if self.site not in SITES:
+            raise ValueError(f"A sweep over {self.site!r} is not available; the sites of a sweep are {', '.join(SITES)}.")
+        if self.axes not in AXES:
+            known = " or ".join(",".join(axes) for axes in AXES)
+            raise ValueError(f"Axes {','.join(self.axes)!r} are not available; give {known}.")
+        if self.direction not in DIRECTIONS:
+            raise ValueError(f"Unknown direction {self.direction!r}; give {' or '.join(DIRECTIONS)}.")
+        named(self.metric)
+
+    def described(self) -> dict[str, Any]:
+        """The plan as plain values, for a result's provenance."""
+        return {"site": self.site, "axes": list(self.axes), "metric": self.metric, "direction": self.direction}
+
+
+def patch_sweep(
+    model: Model,
+    task: Task,
+    site: str = "z",
+    axes: Sequence[str] = ("layer", "head"),
+    metric: str = "logit_diff",
+    direction: str = "denoising",
+    run: str | Path | None = None,
+    resume: bool = True,
+    progress: bool = True,
+    memory: str | int = "1GiB",
+) -> HeadMap:
+    """Patch every head (and position) of `model` on every prompt pair of `task`; exact, by replay where possible.
+
+    Args:
+        axes: `("layer", "head")` patches a head at all positions, `("layer", "head", "pos")` at one at a time.
+        direction: `"denoising"` puts clean z into the corrupted run, `"noising"` the reverse.
+        run: a folder that receives each finished chunk; a later call with the same arguments goes on from there.
+        resume: False starts the folder afresh.
+        memory: bound on what is kept of the base runs; more prompts than fit are swept in groups.
+
+    Returns:
+        A HeadMap with per-prompt effects in the metric's units (`samples`), the clean-minus-corrupted difference of
+        each prompt (`scale`), and `values` = mean of samples / mean of scale. Positions that a prompt does not have
+        are NaN.
+
+    Raises:
+        ValueError: for unknown arguments, a run folder that holds another sweep, or a task on which clean and
+            corrupted do not differ.
+    """
+    plan = Plan(site, tuple(axes), metric, direction, memory)
+    provenance = {**origin(model, task), **plan.described()}
+    groups = group_prompts(task, _largest_group(model, task, plan))
+    if not groups:
+        raise ValueError(f"No pair of task {task.name!r} differs before END; there is nothing to patch.")
+    reason = why_not_replayed(model, _pairs(model, task, groups[0], plan))
+    provenance["method"] = "replay" if reason is None else f"plain forwards, since {reason}"
+    store = nullcontext() if run is None else Checkpoint.open(Path(run), {**provenance, "memory": memory}, resume)
+    samples, scale = _unmoved(model, task, plan), np.zeros(len(task), np.float32)
+    with store as checkpoint, _bar(model, task, progress) as bar:
+        for number, group in enumerate(groups):
+            engine = (Replayed if reason is None else Plain)(model, _pairs(model, task, group, plan))
+            prompts = list(group.indices)
+            for layer in range(model.n_layers):
+                key = f"group{number:04d}-layer{layer:03d}"
+                chunk = checkpoint.load(key) if checkpoint else None
+                if chunk is None:
+                    chunk = _layer(engine, layer, model.n_heads, group, task, plan)
+                    if checkpoint:
+                        checkpoint.save(key, chunk)
+                samples[prompts, layer, :, *_positions(group, plan)] = chunk["samples"]
+                scale[prompts] = chunk["scale"]
+                bar.update(model.n_heads * len(prompts))
+    if abs(float(scale.mean())) < SMALLEST_SCALE:
+        raise ValueError(
+            f"On task {task.name!r} the model's {metric} is the same for clean and corrupted prompts, so there is nothing "
+            "to restore or destroy; use prompts on which it tells them apart."
+        )
+    verb = "restores" if direction == "denoising" else "destroys"
+    return HeadMap.from_samples(
+        samples,
+        scale,
+        dims=plan.axes,
+        name="patching effect",
+        units=f"fraction of the clean-corrupted difference in {named(metric).units}",
+        sign=f"Positive means that the head carries the clean behaviour; 1 means that patching it {verb} all of it.",
+        clusters=task.templates,
+        provenance=provenance,
+    )
+
+
+def _largest_group(model: Model, task: Task, plan: Plan) -> int:
+    """How many prompts fit into half of the memory; the other half is for the batch in flight."""
+    bound = parse_bytes(plan.memory)
+    return len(task) if bound is None else max(1, bound // 2 // bytes_per_prompt(model, task.clean_tokens.shape[1]))
+
+
+def _pairs(model: Model, task: Task, group: PromptGroup, plan: Plan) -> Pairs:
+    clean, corrupted = (group.rows(tokens).to(model.device) for tokens in (task.clean_tokens, task.corrupted_tokens))
+    base, source = (corrupted, clean) if plan.direction == "denoising" else (clean, corrupted)
+    read = named(plan.metric).read(task)[list(group.indices)].to(model.device)
+    return Pairs(base, source, group.start, read)
+
+
+def _positions(group: PromptGroup, plan: Plan) -> tuple[slice, ...]:
+    """The part of the position axis that a group computes; before it nothing differs."""
+    return (slice(group.start, group.length),) if "pos" in plan.axes else ()
+
+
+def _unmoved(model: Model, task: Task, plan: Plan) -> np.ndarray:
+    """Effects before anything is patched: 0, and NaN at positions that a prompt does not have."""
+    if "pos" not in plan.axes:
+        return np.zeros((len(task), model.n_layers, model.n_heads), np.float32)
+    beyond = np.arange(task.clean_tokens.shape[1]) >= task.lengths.numpy()[:, None]
+    row = np.where(beyond, np.float32(np.nan), np.float32(0))
+    return np.repeat(np.repeat(row[:, None, None], model.n_layers, 1), model.n_heads, 2)
+
+
+def _layer(
+    engine: Engine, layer: int, n_heads: int, group: PromptGroup, task: Task, plan: Plan
+) -> dict[str, np.ndarray]:
+    """All cells of one layer on one group: effects [prompt, head(, pos)] and scale [prompt], in the metric's units."""
+    metric = named(plan.metric)
+    where: list[int | None] = list(range(group.start, group.length)) if "pos" in plan.axes else [None]
+    logits = torch.stack([engine.patched(layer, range(n_heads), pos) for pos in where])
+    patched = metric.compute(logits.float().cpu())  # pos head prompt
+    base, source = (metric.compute(logits.float().cpu()) for logits in (engine.base_logits, engine.source_logits))
+    toward = 1 if plan.direction == "denoising" else -1
+    effects = toward * (patched - base).permute(2, 1, 0)
+    return {
+        "samples": (effects if "pos" in plan.axes else effects[..., 0]).contiguous().numpy(),
+        "scale": (toward * (source - base)).numpy(),
+    }
+
+
+def _bar(model: Model, task: Task, progress: bool) -> tqdm:
+    cells = model.n_layers * model.n_heads * len(task)
+    return tqdm(total=cells, unit=" cells", desc=f"patching {task.name}", disable=not progress)
