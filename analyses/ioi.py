@@ -120,9 +120,7 @@ def _fitting(tokenizer: PreTrainedTokenizerBase, templates: Sequence[str]) -> Wo
     return Words(texts, names, places, that_fit("objects", "object", 1))
 
 
-def _one_token(
-    tokenizer: PreTrainedTokenizerBase, words: Sequence[str], prompts: Sequence[str]
-) -> tuple[str, ...]:
+def _one_token(tokenizer: PreTrainedTokenizerBase, words: Sequence[str], prompts: Sequence[str]) -> tuple[str, ...]:
     """The words that add one and the same token to every prompt, no two of them the same token."""
     fitting: dict[int, str] = {}
     for word in words:

@@ -36,17 +36,13 @@ def _read_line(line: str, where: str) -> Pair:
 def write_pairs(path: str | Path, pairs: Iterable[Pair]) -> None:
     """Write pairs as JSONL. The file appears whole or not at all."""
     path = Path(path)
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, encoding="utf-8", newline="\n", delete=False
-    ) as file:
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, encoding="utf-8", newline="\n", delete=False) as file:
         try:
             for pair in pairs:
                 kept = {key: getattr(pair, key) for key in KEYS}
                 required = {key: kept[key] for key in REQUIRED}
                 optional = {
-                    key: value
-                    for key, value in kept.items()
-                    if key not in REQUIRED and value not in ({}, "", None)
+                    key: value for key, value in kept.items() if key not in REQUIRED and value not in ({}, "", None)
                 }
                 file.write(json.dumps({**required, **optional}, ensure_ascii=False) + "\n")
             file.close()

@@ -17,9 +17,7 @@ def tokenize_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], na
         raise ValueError(f"The task {name!r} has no prompts; give at least one pair.")
     first = pairs[0]
     if len({pair.prepend_bos for pair in pairs}) > 1:
-        raise ValueError(
-            f"The pairs of the task {name!r} disagree about prepend_bos; give them all the same."
-        )
+        raise ValueError(f"The pairs of the task {name!r} disagree about prepend_bos; give them all the same.")
     before = lead_in(tokenizer, first.prepend_bos)
 
     def tokens(prompt: str | list[int]) -> list[int]:

@@ -54,9 +54,7 @@ def as_pair(given: Mapping[str, Any] | Sequence[Any] | Pair, where: str) -> Pair
             raise ValueError(f"{where}: unknown key {key!r}{hint}; a pair has the keys {', '.join(KEYS)}.")
     missing = [key for key in REQUIRED if key not in given]
     if missing:
-        raise ValueError(
-            f"{where}: {' and '.join(map(repr, missing))} missing; a pair needs {', '.join(REQUIRED)}."
-        )
+        raise ValueError(f"{where}: {' and '.join(map(repr, missing))} missing; a pair needs {', '.join(REQUIRED)}.")
     for key, value in given.items():
         _check_value(key, value, where)
     return Pair(**given, where=where)
@@ -64,16 +62,12 @@ def as_pair(given: Mapping[str, Any] | Sequence[Any] | Pair, where: str) -> Pair
 
 def _check_value(key: str, value: Any, where: str) -> None:
     if key in ("clean", "corrupted"):
-        fits = isinstance(value, str) or (
-            isinstance(value, list) and all(_is_whole(token) for token in value)
-        )
+        fits = isinstance(value, str) or (isinstance(value, list) and all(_is_whole(token) for token in value))
         expected = "text or a list of token ids"
     elif key in ("answer", "foil"):
         fits, expected = isinstance(value, str) or _is_whole(value), "text or a token id"
     elif key == "positions":
-        fits = isinstance(value, Mapping) and all(
-            isinstance(n, str) and _is_whole(p) for n, p in value.items()
-        )
+        fits = isinstance(value, Mapping) and all(isinstance(n, str) and _is_whole(p) for n, p in value.items())
         expected = 'token positions by name, such as {"S2": 9}'
     elif key == "template":
         fits, expected = isinstance(value, str), "text"

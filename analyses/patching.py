@@ -53,7 +53,9 @@ class Plan:
     def __post_init__(self) -> None:
         check_site(self.site)
         if self.site not in SITES:
-            raise ValueError(f"A sweep over {self.site!r} is not available; the sites of a sweep are {', '.join(SITES)}.")
+            raise ValueError(
+                f"A sweep over {self.site!r} is not available; the sites of a sweep are {', '.join(SITES)}."
+            )
         if self.axes not in AXES:
             known = " or ".join(",".join(axes) for axes in AXES)
             raise ValueError(f"Axes {','.join(self.axes)!r} are not available; give {known}.")
@@ -63,7 +65,12 @@ class Plan:
 
     def described(self) -> dict[str, Any]:
         """The plan as plain values, for a result's provenance."""
-        return {"site": self.site, "axes": list(self.axes), "metric": self.metric, "direction": self.direction}
+        return {
+            "site": self.site,
+            "axes": list(self.axes),
+            "metric": self.metric,
+            "direction": self.direction,
+        }
 
 
 def patch_sweep(
@@ -121,8 +128,8 @@ def patch_sweep(
                 bar.update(model.n_heads * len(prompts))
     if abs(float(scale.mean())) < SMALLEST_SCALE:
         raise ValueError(
-            f"On task {task.name!r} the model's {metric} is the same for clean and corrupted prompts, so there is nothing "
-            "to restore or destroy; use prompts on which it tells them apart."
+            f"On task {task.name!r} the model's {metric} is the same for clean and corrupted prompts, so there is "
+            "nothing to restore or destroy; use prompts on which it tells them apart."
         )
     verb = "restores" if direction == "denoising" else "destroys"
     return HeadMap.from_samples(

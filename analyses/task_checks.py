@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 
-def check_shapes(
-    name: str, tokens: Mapping[str, Tensor], lengths: Tensor, rows: Mapping[str, Tensor]
-) -> None:
+def check_shapes(name: str, tokens: Mapping[str, Tensor], lengths: Tensor, rows: Mapping[str, Tensor]) -> None:
     """ValueError unless both token arrays are [prompt, pos], all else is [prompt], and all are int64."""
     for key, array in {**tokens, "lengths": lengths, **rows}.items():
         if not isinstance(array, Tensor) or array.dtype != torch.int64:
@@ -29,9 +27,7 @@ def check_shapes(
             )
     widths = {key: array.shape[1] for key, array in tokens.items()}
     if len(set(widths.values())) > 1:
-        raise ValueError(
-            f"Clean and corrupted tokens are padded to one common length, but they have {widths}."
-        )
+        raise ValueError(f"Clean and corrupted tokens are padded to one common length, but they have {widths}.")
 
 
 def check_prompt(where: str, length: int, positions: Mapping[str, int], answer: int, foil: int) -> None:
@@ -43,9 +39,7 @@ def check_prompt(where: str, length: int, positions: Mapping[str, int], answer: 
                 f"numbered 0 to {length - 1}."
             )
     if answer == foil:
-        raise ValueError(
-            f"{where}: the answer and the foil are the same token ({answer}); a metric compares two."
-        )
+        raise ValueError(f"{where}: the answer and the foil are the same token ({answer}); a metric compares two.")
 
 
 def check_values(width: int, lengths: Tensor, rows: Mapping[str, Tensor]) -> None:
@@ -69,9 +63,7 @@ def check_labels(prompts: int, labels: Mapping[str, Sized]) -> None:
             raise ValueError(f"{key} has {len(given)} entries for {prompts} prompts; give one for each.")
 
 
-def check_ids(
-    tokens: Mapping[str, Tensor], lengths: Tensor, rows: Mapping[str, Tensor], size: int | None
-) -> None:
+def check_ids(tokens: Mapping[str, Tensor], lengths: Tensor, rows: Mapping[str, Tensor], size: int | None) -> None:
     """ValueError naming the first prompt with a token id outside 0 to size - 1. Padding does not count."""
     for prompt, length in enumerate(lengths.tolist()):
         used = [array[prompt, :length] for array in tokens.values()]

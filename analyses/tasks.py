@@ -90,9 +90,7 @@ class Task:
         """The prompts at these indices, in this order; `details["subset"]` has their indices in the whole."""
         rows = [int(index) for index in indices]
         if any(not 0 <= row < len(self) for row in rows):
-            raise ValueError(
-                f"The task {self.name!r} has prompts 0 to {len(self) - 1}; {rows} were asked for."
-            )
+            raise ValueError(f"The task {self.name!r} has prompts 0 to {len(self) - 1}; {rows} were asked for.")
         whole = self.details.get("subset", list(range(len(self))))
         longest = int(self.lengths[rows].max()) if rows else 0
         return replace(
@@ -136,9 +134,7 @@ class Task:
         check_ids(self._tokens, self.lengths, self._rows, size)
 
     @classmethod
-    def from_jsonl(
-        cls, model: Model | PreTrainedTokenizerBase, path: str | Path, *, name: str | None = None
-    ) -> "Task":
+    def from_jsonl(cls, model: Model | PreTrainedTokenizerBase, path: str | Path, *, name: str | None = None) -> "Task":
         """A task from a file with one JSON object a line, in the form described in headlens.analyses.pairs.
 
         The name is the file's unless given. ValueError names the line that is wrong.
@@ -202,6 +198,5 @@ def named(name: str) -> Callable[..., Task]:
     near = difflib.get_close_matches(str(name), REGISTRY, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise ValueError(
-        f"Unknown task {name!r}{hint}; the tasks are {', '.join(REGISTRY)}. "
-        "Task.from_jsonl reads prompts of your own."
+        f"Unknown task {name!r}{hint}; the tasks are {', '.join(REGISTRY)}. Task.from_jsonl reads prompts of your own."
     )

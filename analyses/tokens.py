@@ -54,9 +54,7 @@ def lead_in(tokenizer: PreTrainedTokenizerBase, prepend_bos: bool | None) -> lis
     if usual or prepend_bos is None:
         return usual
     if tokenizer.bos_token_id is None:
-        raise ValueError(
-            "prepend_bos=True was given, but the tokenizer has no BOS token; leave it out or set one."
-        )
+        raise ValueError("prepend_bos=True was given, but the tokenizer has no BOS token; leave it out or set one.")
     return [int(tokenizer.bos_token_id)]
 
 
@@ -68,16 +66,12 @@ def continuation(tokenizer: PreTrainedTokenizerBase, prompt: str, text: str) -> 
     return whole[-1]
 
 
-def answer_token(
-    tokenizer: PreTrainedTokenizerBase, prompt: str | list[int], answer: str | int, where: str
-) -> int:
+def answer_token(tokenizer: PreTrainedTokenizerBase, prompt: str | list[int], answer: str | int, where: str) -> int:
     """The token id of an answer behind its prompt, or ValueError with the pieces it falls into."""
     if isinstance(answer, int):
         return answer
     if not isinstance(prompt, str):
-        raise ValueError(
-            f"{where}: the prompt is given as token ids, so give the answer {answer!r} as a token id too."
-        )
+        raise ValueError(f"{where}: the prompt is given as token ids, so give the answer {answer!r} as a token id too.")
     token = continuation(tokenizer, prompt, answer)
     if token is not None:
         return token
@@ -100,9 +94,7 @@ def position_of(tokenizer: PreTrainedTokenizerBase, text: str, start: int, end: 
     upto, whole = encode(tokenizer, text[:end]), encode(tokenizer, text)
     if upto[:-1] != before or whole[: len(upto)] != upto:
         pieces = tokenizer.convert_ids_to_tokens(whole)
-        raise ValueError(
-            f"{text[start:end]!r} is not one token of its own in {text!r}, which splits into {pieces}."
-        )
+        raise ValueError(f"{text[start:end]!r} is not one token of its own in {text!r}, which splits into {pieces}.")
     return len(before)
 
 

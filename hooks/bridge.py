@@ -51,7 +51,8 @@ def from_bridge(bridge: Any, name: str | None = None) -> Model:
         raise ValueError(f"This bridge wraps a {type(wrapped).__name__}; headlens needs one over a Hugging Face model.")
     if getattr(bridge, "compatibility_mode", False):
         raise ValueError(
-            "This bridge is in compatibility mode, which folded its weights; load it without enable_compatibility_mode()."
+            "This bridge is in compatibility mode, which folded its weights; "
+            "load it without enable_compatibility_mode()."
         )
     tensors = {
         key.replace(_INSIDE, ""): value

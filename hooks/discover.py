@@ -119,9 +119,7 @@ def _watched(hf: nn.Module, trace: Trace):
 
     def leave(module, args, kwargs, output):
         began = starts[module].pop()
-        trace.calls.append(
-            _Call(module, trace.names[module], began, tensors_of((args, kwargs)), tensors_of(output))
-        )
+        trace.calls.append(_Call(module, trace.names[module], began, tensors_of((args, kwargs)), tensors_of(output)))
 
     handles = []
     try:
@@ -168,9 +166,7 @@ def find_towers(hf: PreTrainedModel, trace: Trace, prefix: str = "") -> list[Tow
     return [_tower(hf, trace, path, prefix, found) for (path, _), found in stacks.items()]
 
 
-def _tower(
-    hf: PreTrainedModel, trace: Trace, path: str, prefix: str, found: list[tuple[int, str, _Seen]]
-) -> Tower:
+def _tower(hf: PreTrainedModel, trace: Trace, path: str, prefix: str, found: list[tuple[int, str, _Seen]]) -> Tower:
     modules = dict(hf.named_modules())
     layers = tuple(_layer(trace, modules[block], seen) for _, block, seen in sorted(found, key=lambda item: item[0]))
     first = found[0][2]

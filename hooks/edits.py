@@ -100,7 +100,9 @@ Edit = Patch | Ablate | Gate | Call
 
 def _check_head_site(site: str, allowed: tuple[str, ...]) -> None:
     if site not in allowed:
-        raise ValueError(f"Site {site!r} has no heads to edit this way; choose one of {', '.join(allowed)}, or use Call.")
+        raise ValueError(
+            f"Site {site!r} has no heads to edit this way; choose one of {', '.join(allowed)}, or use Call."
+        )
 
 
 def _check_positions(pos: Positions) -> None:

@@ -41,7 +41,9 @@ def _as_inputs(hf: PreTrainedModel, tokenizer: Any, tokens: Tokens) -> dict[str,
         return dict(tokens)
     texts = [tokens] if isinstance(tokens, str) else list(tokens)
     if not texts or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"Cannot run on {type(tokens).__name__}; give text, token ids [batch, pos] or a processor's output.")
+        raise ValueError(
+            f"Cannot run on {type(tokens).__name__}; give text, token ids [batch, pos] or a processor's output."
+        )
     if tokenizer is None:
         raise ValueError("This model was loaded without a tokenizer; give token ids, or load it with tokenizer=.")
     if len(texts) > 1 and tokenizer.pad_token_id is None:

@@ -69,5 +69,6 @@ def _traced(part: PreTrainedModel, prefix: str, inputs: Mapping[str, Any]) -> li
 def _refusal(hf: PreTrainedModel) -> str:
     return (
         f"{type(hf).__name__} is refused: its attention does not go through transformers' AttentionInterface, so its "
-        "heads cannot be recorded or edited. Architectures such as Llama, GPT-2, GPT-NeoX, Qwen, Gemma, Mistral or OPT do."
+        "heads cannot be recorded or edited. "
+        "Architectures such as Llama, GPT-2, GPT-NeoX, Qwen, Gemma, Mistral or OPT do."
     )

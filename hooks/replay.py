@@ -116,7 +116,7 @@ def replay(
     `delta` covers positions `start`.. of the prompts; one row per cell.
     """
     cells, prompts, suffix, _ = delta.shape
-    rows, skip, last = cells * prompts, start - base.start, model.n_layers - 1
+    skip, last = start - base.start, model.n_layers - 1
     shadows: dict[nn.Module, Callable[..., Any]] = {
         model.layers[below].block: _passing_on(base.layers[below]) for below in range(layer)
     }

@@ -47,14 +47,14 @@ def check(hf: PreTrainedModel, towers: Mapping[str, Tower], inputs: Mapping[str,
             neutral = output_of(hf, inputs)
         if float((neutral - plain).abs().max()) > tolerance:
             raise ValueError(
-                f"{type(hf).__name__} is refused: recomputing the attention of its {tower.name} tower changes its output "
-                f"by {float((neutral - plain).abs().max()):.2g}, so headlens would not be studying this model."
+                f"{type(hf).__name__} is refused: recomputing the attention of its {tower.name} tower changes its "
+                f"output by {float((neutral - plain).abs().max()):.2g}, so headlens would not be studying this model."
             )
         for site in ("pattern", "z"):
             if not _moves(hf, towers, tower, site, inputs, plain):
                 raise ValueError(
-                    f"{type(hf).__name__} is refused: silencing heads at {site} in its {tower.name} tower does not change "
-                    "its output, so edits would be lost."
+                    f"{type(hf).__name__} is refused: silencing heads at {site} in its {tower.name} tower does not "
+                    "change its output, so edits would be lost."
                 )
 
 

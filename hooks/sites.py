@@ -79,7 +79,8 @@ def parse_site(full_name: str) -> Site:
     match = _NAME.match(full_name)
     if match is None:
         raise ValueError(
-            f"{full_name!r} is not a hook name; expected one such as 'blocks.9.attn.hook_pattern' or 'blocks.0.hook_resid_pre'."
+            f"{full_name!r} is not a hook name; "
+            "expected one such as 'blocks.9.attn.hook_pattern' or 'blocks.0.hook_resid_pre'."
         )
     site = Site(match["site"], int(match["layer"]), match["tower"] or MAIN)
     if str(site) != full_name:

@@ -140,7 +140,9 @@ def _listener(at: Mapping[str, list[Tap]], clock: _Clock, is_cross: bool, outer:
             return run(site, tensor.transpose(1, 2)).transpose(1, 2) if sites[site] else tensor
 
         call = call.with_inputs(
-            run_heads_first("rot_q", call.query), run_heads_first("rot_k", call.key), run_heads_first("v", call.value)
+            run_heads_first("rot_q", call.query),
+            run_heads_first("rot_k", call.key),
+            run_heads_first("v", call.value),
         )
         if not (sites["attn_scores"] or sites["pattern"]):
             return run("z", call.z()), None

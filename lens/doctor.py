@@ -44,9 +44,7 @@ def _packages() -> list[Finding]:
 
     wanted = [Requirement(line) for line in requires("headlens") or []]
     # Extras are whoever asked for them's own affair; triton's marker rules machines out that cannot have it.
-    wanted = [
-        requirement for requirement in wanted if not requirement.marker or requirement.marker.evaluate()
-    ]
+    wanted = [requirement for requirement in wanted if not requirement.marker or requirement.marker.evaluate()]
     findings = [Finding("headlens", version("headlens"))]
     for requirement in wanted:
         try:
@@ -86,9 +84,7 @@ def _cache() -> Finding:
     free = f"{folder}, {shutil.disk_usage(existing).free / 1e9:.1f} GB free"
     if existing.is_dir() and os.access(existing, os.W_OK):
         return Finding("cache", free)
-    return Finding(
-        "cache", f"{folder} is not writable; set HEADLENS_CACHE to a folder of your own", fine=False
-    )
+    return Finding("cache", f"{folder} is not writable; set HEADLENS_CACHE to a folder of your own", fine=False)
 
 
 def _model(name: str) -> Finding:

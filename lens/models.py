@@ -40,9 +40,7 @@ def load(
     if isinstance(what, str | Path):
         return _load_named(what, tokenizer, dtype, device)
     if dtype is not None or device is not None:
-        raise ValueError(
-            "A model object is taken as it is: convert it with its own .to(...), without dtype or device."
-        )
+        raise ValueError("A model object is taken as it is: convert it with its own .to(...), without dtype or device.")
     if _is_bridge(what):
         from headlens.hooks.bridge import from_bridge
 

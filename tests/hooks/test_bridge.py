@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from headlens.hooks.bridge import from_bridge, to_bridge
 from headlens.hooks.model import wrap
 from tiny_models import inputs_for, tiny

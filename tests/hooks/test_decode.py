@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from headlens.hooks.edits import Ablate, Call, Gate, Patch
 from tiny_models import GENERATING, held, inputs_for
 

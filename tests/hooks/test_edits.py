@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from headlens.hooks.edits import Ablate, Call, Gate, Patch
 from headlens.hooks.sites import ATTENTION_SITES, SITE_AXES
 from tiny_models import HELD, held, inputs_for
@@ -38,7 +39,12 @@ def test_an_edit_of_every_site_reaches_the_output(name, site):
     model, inputs = held(name), inputs_for(name)
     if not model.layers[0].has(site):
         pytest.skip(f"{name} has no {site}: parallel block")
-    with model.edited(Call(f"blocks.0.{'attn.' if site in (*ATTENTION_SITES, 'result') else ''}hook_{site}", lambda t, hook: t.flip(-1))):
+    with model.edited(
+        Call(
+            f"blocks.0.{'attn.' if site in (*ATTENTION_SITES, 'result') else ''}hook_{site}",
+            lambda t, hook: t.flip(-1),
+        )
+    ):
         edited = model(inputs)
     assert (edited - model(inputs)).abs().max() > 1e-3
 
@@ -107,7 +113,10 @@ def test_grouped_queries_share_a_key_value_head():
         _, edited = model.record(inputs, names_filter="z")
     changed = (edited["blocks.0.attn.hook_z"] != plain["blocks.0.attn.hook_z"]).any(-1).any(0).any(0)
     assert changed.tolist() == [False, False, True, True]
-    with pytest.raises(ValueError, match=r"L0H2 does not exist: .* heads H0\.\.H1"), model.edited(Ablate("L0H2", site="v")):
+    with (
+        pytest.raises(ValueError, match=r"L0H2 does not exist: .* heads H0\.\.H1"),
+        model.edited(Ablate("L0H2", site="v")),
+    ):
         pass
 
 
@@ -179,7 +188,10 @@ def test_impossible_edits_are_refused_when_made(build, message):
         (Patch("L0H0", {}), r"did not record blocks\.0\.attn\.hook_z"),
         (Patch("L0H0", torch.zeros(3, 11, 4, 8)), "3 prompts for a run of 2"),
         (Patch("L0H0", torch.zeros(2, 11, 4, 8), pos=[1, 2, 3]), "3 entries for a batch of 2"),
-        (Ablate("L0H0", how="mean_positional", reference={"blocks.0.attn.hook_z": torch.zeros(2, 5, 4, 8)}), "only 5 positions"),
+        (
+            Ablate("L0H0", how="mean_positional", reference={"blocks.0.attn.hook_z": torch.zeros(2, 5, 4, 8)}),
+            "only 5 positions",
+        ),
         (Call("blocks.0.attn.hook_z", lambda t, hook: t[:1]), r"shape \(1, 11, 4, 8\)"),
         (Call("blocks.0.attn.hook_attn_scores", lambda t, hook: t * 0 - torch.inf), "no key to attend to"),
         (Call(lambda name: False, lambda t, hook: t), "matched no site"),
@@ -192,7 +204,9 @@ def test_edits_that_do_not_fit_are_refused(edit, message):
 
 
 @pytest.mark.parametrize(
-    "edit", [Gate("L1H1", 0.0), Gate("L1H1", 0.0, pos=30), Patch("L1H1", torch.zeros(2, 40, 4, 8), pos=30)], ids=repr
+    "edit",
+    [Gate("L1H1", 0.0), Gate("L1H1", 0.0, pos=30), Patch("L1H1", torch.zeros(2, 40, 4, 8), pos=30)],
+    ids=repr,
 )
 def test_an_edit_that_never_acted_is_an_error(edit):
     model = held("llama")

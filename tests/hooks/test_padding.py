@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from headlens.hooks.edits import Ablate, Gate, Patch
 from headlens.hooks.model import wrap
 from tiny_models import GENERATING, held, inputs_for, tiny
@@ -32,22 +33,24 @@ def test_padding_changes_nothing_for_real_tokens(name, side):
         moved = z.clone()
         moved[1] = z[1].roll(shift, 0)  # the same vectors at the columns where the padded prompt's tokens stand
         with model.edited(
-            Patch("L1H0", {"blocks.1.attn.hook_z": moved}, pos=[3, 3 + shift]), Ablate("L0H1"), Gate("L2H2", 2.0)
+            Patch("L1H0", {"blocks.1.attn.hook_z": moved}, pos=[3, 3 + shift]),
+            Ablate("L0H1"),
+            Gate("L2H2", 2.0),
         ):
             together, cache = model.record(ids, attention_mask=mask, names_filter=["pattern", "z"])
         for row in range(2):
             own = ids[row : row + 1, mask[row].bool()]
             columns = mask[row].nonzero().flatten()
             with model.edited(
-                Patch("L1H0", {"blocks.1.attn.hook_z": z[row : row + 1]}, pos=3), Ablate("L0H1"), Gate("L2H2", 2.0)
+                Patch("L1H0", {"blocks.1.attn.hook_z": z[row : row + 1]}, pos=3),
+                Ablate("L0H1"),
+                Gate("L2H2", 2.0),
             ):
                 alone, single = model.record(own, names_filter=["pattern", "z"])
             torch.testing.assert_close(together[row, columns], alone[0], rtol=0, atol=1e-4)
             for layer in range(3):
                 pattern = cache[f"blocks.{layer}.attn.hook_pattern"][row][:, columns][:, :, columns]
-                torch.testing.assert_close(
-                    pattern, single[f"blocks.{layer}.attn.hook_pattern"][0], rtol=0, atol=1e-5
-                )
+                torch.testing.assert_close(pattern, single[f"blocks.{layer}.attn.hook_pattern"][0], rtol=0, atol=1e-5)
 
 
 def test_texts_are_padded_with_their_mask(word_tokenizer):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from headlens.hooks.record import at_positions, mean_over, parse_bytes
 from headlens.hooks.sites import SITE_AXES
 from tiny_models import GENERATING, HELD, held, inputs_for, tiny
@@ -47,9 +48,7 @@ def test_residual_stream_equals_hidden_states(name):
     for tower, attribute in HIDDEN.get(name, [("main", "hidden_states")]):
         states = expected[attribute]
         for layer in range(3):
-            torch.testing.assert_close(
-                cache[named(tower, layer, "resid_pre")], states[layer], rtol=0, atol=2e-5
-            )
+            torch.testing.assert_close(cache[named(tower, layer, "resid_pre")], states[layer], rtol=0, atol=2e-5)
         # the last hidden state of most models is already normed, so the one before it is the last to compare
         torch.testing.assert_close(cache[named(tower, 1, "resid_post")], states[2], rtol=0, atol=2e-5)
 
@@ -59,9 +58,7 @@ def test_sites_of_a_layer_add_up(name):
     """z through W_O is attn_out, and the residual stream is the sum of its parts where the block is a plain sum."""
     model = held(name)
     with torch.no_grad():
-        _, cache = model.record(
-            inputs_for(name), names_filter=lambda site: ".1." in site and site.startswith("blocks")
-        )
+        _, cache = model.record(inputs_for(name), names_filter=lambda site: ".1." in site and site.startswith("blocks"))
     layer = model.layers[1]
     result, z = cache["blocks.1.attn.hook_result"], cache["blocks.1.attn.hook_z"]
     torch.testing.assert_close(
@@ -83,11 +80,7 @@ def test_sites_of_a_layer_add_up(name):
         "bert",
         "t5",
     ):  # BERT norms the sum; T5's cross-attention stands between the two additions
-        parts = (
-            cache["blocks.1.hook_resid_pre"]
-            + cache["blocks.1.hook_attn_out"]
-            + cache["blocks.1.hook_mlp_out"]
-        )
+        parts = cache["blocks.1.hook_resid_pre"] + cache["blocks.1.hook_attn_out"] + cache["blocks.1.hook_mlp_out"]
         torch.testing.assert_close(parts, cache["blocks.1.hook_resid_post"], rtol=0, atol=1e-4)
 
 
@@ -124,9 +117,7 @@ def test_values_equal_transformer_lens(name):
 @pytest.mark.parametrize("name", GENERATING)
 def test_scores_of_hidden_keys_are_minus_infinity(name):
     with torch.no_grad():
-        _, cache = held(name).record(
-            inputs_for(name)["input_ids"], names_filter=["attn_scores", "pattern"]
-        )
+        _, cache = held(name).record(inputs_for(name)["input_ids"], names_filter=["attn_scores", "pattern"])
     scores, pattern = cache["blocks.0.attn.hook_attn_scores"], cache["blocks.0.attn.hook_pattern"]
     assert torch.isneginf(scores[..., torch.ones(11, 11, dtype=torch.bool).triu(1)]).all()
     assert ((pattern == 0) | ~torch.isneginf(scores)).all()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from headlens.hooks import sweep
 from headlens.hooks.model import wrap
 from headlens.hooks.sweep import Pairs, Plain, Replayed, why_not_replayed

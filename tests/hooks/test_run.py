@@ -4,6 +4,7 @@ import threading
 
 import pytest
 import torch
+
 from headlens.hooks.edits import Call, Gate
 from headlens.hooks.model import wrap
 from tiny_models import HELD, held, inputs_for, tiny

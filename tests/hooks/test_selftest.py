@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from headlens.hooks import discover
 from headlens.hooks.model import wrap
 from tiny_models import HELD, REFUSED, held, tiny
@@ -30,7 +31,10 @@ def test_nan_weights_are_named():
     hf = tiny("llama")
     with torch.no_grad():
         hf.model.layers[1].mlp.up_proj.weight[3, 3] = float("nan")
-    with pytest.raises(ValueError, match=r"LlamaForCausalLM is refused: its weight model\.layers\.1\.mlp\.up_proj\.weight holds NaN"):
+    with pytest.raises(
+        ValueError,
+        match=r"LlamaForCausalLM is refused: its weight model\.layers\.1\.mlp\.up_proj\.weight holds NaN",
+    ):
         wrap(hf)
 
 

@@ -1,6 +1,7 @@
 """Names of sites and heads."""
 
 import pytest
+
 from headlens.hooks.sites import SITE_AXES, Head, Site, parse_head, parse_heads, parse_site
 
 
@@ -33,9 +34,7 @@ def test_heads_are_checked_against_the_model():
         parse_heads("L2", 30, 9)
 
 
-@pytest.mark.parametrize(
-    "name", ["blocks.0.attn.hook_patern", "blocks.x.attn.hook_z", "blocks.0.hook_z", "z"]
-)
+@pytest.mark.parametrize("name", ["blocks.0.attn.hook_patern", "blocks.x.attn.hook_z", "blocks.0.hook_z", "z"])
 def test_an_unknown_site_is_refused(name):
     with pytest.raises(ValueError, match=r"did you mean|is not a hook name"):
         parse_site(name)

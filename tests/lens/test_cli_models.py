@@ -104,9 +104,7 @@ def test_what_stops_a_command_sets_its_exit_status(run, cache, monkeypatch, rais
     assert (result.exit_code, result.stderr) == (code, told)
 
 
-@pytest.mark.parametrize(
-    "words", [["fetch"], ["fetch", "--what"], ["polish"]], ids=["none", "option", "command"]
-)
+@pytest.mark.parametrize("words", [["fetch"], ["fetch", "--what"], ["polish"]], ids=["none", "option", "command"])
 def test_words_that_make_no_command_are_typers_own_error(run, words):
     result = run(*words)
     assert result.exit_code == 2 and "Usage: " in result.stderr

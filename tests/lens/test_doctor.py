@@ -35,9 +35,7 @@ def test_a_package_too_old_is_told(cache, monkeypatch):
 
 def test_a_missing_package_is_told(cache, monkeypatch):
     monkeypatch.setattr(doctor, "requires", lambda _: ["no-such-thing>=3"])
-    assert (
-        not found("no-such-thing").fine and "pip install 'no-such-thing>=3'" in found("no-such-thing").found
-    )
+    assert not found("no-such-thing").fine and "pip install 'no-such-thing>=3'" in found("no-such-thing").found
 
 
 @pytest.mark.parametrize(

@@ -197,9 +197,7 @@ def test_a_damaged_folder_is_told_in_one_paragraph(llama_folder, damage, message
     assert "\n" not in str(caught.value)
 
 
-def test_a_catalogue_model_is_fetched_once_and_checked_at_every_load(
-    cache, listed, llama_folder, monkeypatch
-):
+def test_a_catalogue_model_is_fetched_once_and_checked_at_every_load(cache, listed, llama_folder, monkeypatch):
     def fetch_from_folder(name):
         from headlens.cache import write_manifest
 

@@ -7,8 +7,9 @@ from functools import cache
 
 import torch
 import transformers as hf
-from headlens.hooks.model import Model, wrap
 from torch import Tensor, nn
+
+from headlens.hooks.model import Model, wrap
 
 VOCABULARY = 120
 IMAGE_TOKEN = 99
@@ -114,9 +115,7 @@ _BUILDERS = {
         )
     ),
     "gptj": lambda: hf.GPTJForCausalLM(hf.GPTJConfig(**_GPT2_LIKE, rotary_dim=4)),
-    "bloom": lambda: hf.BloomForCausalLM(
-        hf.BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4)
-    ),
+    "bloom": lambda: hf.BloomForCausalLM(hf.BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4)),
     "falcon": lambda: hf.FalconForCausalLM(
         hf.FalconConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
     ),

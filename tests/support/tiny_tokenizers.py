@@ -83,9 +83,7 @@ def unigram(unknown: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
 @cache
@@ -108,9 +106,7 @@ def bpe_without_bos() -> PreTrainedTokenizerFast:
 @cache
 def word_pieces_of_a_stranger() -> PreTrainedTokenizerFast:
     """WordPiece that knows the templates' words and not a single name."""
-    known = {
-        word.lower() for text in all_words().templates.values() for word in re.findall(r"\w+|[^\w ]", text)
-    }
+    known = {word.lower() for text in all_words().templates.values() for word in re.findall(r"\w+|[^\w ]", text)}
     vocabulary = {piece: at for at, piece in enumerate(["[UNK]", *sorted(known)])}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)

@@ -1,0 +1,112 @@
+"""Long work that survives: each finished chunk is one file, and a run folder holds one piece of work only.
+
+Layout: `run.json` says what the work is, `chunks/KEY.safetensors` are its finished parts. kill -9 at any moment loses
+at most the chunk in flight.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from headlens.analyses.arrays import load_arrays, save_arrays
+from headlens.analyses.atomic import remove_leftovers, write_text
+
+RUN_FILE = "run.json"
+_LOCK_FILE = ".lock"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The chunks of one piece of work, in a folder that this process alone is using."""
+
+    folder: Path
+    identity: Mapping[str, Any]
+
+    @classmethod
+    @contextmanager
+    def open(cls, folder: Path, identity: Mapping[str, Any], resume: bool = True) -> "Iterator[Checkpoint]":
+        """Use a run folder, made if need be. `identity` is all that decides the chunks' contents, as plain values.
+
+        With `resume` finished chunks are used, and a folder of other work is a ValueError that says what differs;
+        without, its chunks are removed first. A folder that another process is using is a ValueError.
+        """
+        plain = json.loads(json.dumps(dict(identity)))
+        chunks = folder / "chunks"
+        chunks.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / _LOCK_FILE, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise ValueError(
+                f"The run folder {folder} is in use by another process; wait for it, or give another folder."
+            ) from error
+        try:
+            for used in (folder, chunks):
+                remove_leftovers(used)
+            if resume:
+                _refuse_other_work(folder, plain)
+            else:
+                (folder / RUN_FILE).unlink(missing_ok=True)
+                shutil.rmtree(chunks)
+                chunks.mkdir()
+            write_text(folder / RUN_FILE, json.dumps(plain, indent=2, sort_keys=True) + "\n")
+            yield cls(folder, plain)
+        finally:
+            lock.release()
+
+    def load(self, key: str) -> dict[str, np.ndarray] | None:
+        """A finished chunk, or None. A damaged one is set aside and a ValueError says so; all others stay."""
+        path = self._path(key)
+        if not path.exists():
+            return None
+        try:
+            arrays, about = load_arrays(path)
+            if about != {"chunk": key}:
+                raise ValueError(f"{path} holds another chunk, {about.get('chunk')!r}.")
+        except ValueError as error:
+            aside = path.with_suffix(".damaged")
+            path.replace(aside)
+            raise ValueError(
+                f"{error} It was set aside as {aside.name}; run the same command again to compute it anew. "
+                "All other finished chunks are kept."
+            ) from error
+        return arrays
+
+    def save(self, key: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keep a finished chunk."""
+        save_arrays(self._path(key), arrays, {"chunk": key})
+
+    def _path(self, key: str) -> Path:
+        return self.folder / "chunks" / f"{key}.safetensors"
+
+
+def _refuse_other_work(folder: Path, identity: Mapping[str, Any]) -> None:
+    path = folder / RUN_FILE
+    if not path.exists():
+        if any((folder / "chunks").iterdir()):
+            raise ValueError(
+                f"{folder} holds finished chunks but no {RUN_FILE} that says of what; "
+                "give another folder, or start afresh (--fresh, resume=False)."
+            )
+        return
+    try:
+        kept = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged, so what the folder holds is unknown; give another folder, or start afresh "
+            "(--fresh, resume=False)."
+        ) from error
+    differing = sorted(key for key in {*kept, *identity} if kept.get(key) != identity.get(key))
+    if differing:
+        shown = "; ".join(f"{key}: {kept.get(key)!r} there, {identity.get(key)!r} now" for key in differing)
+        raise ValueError(
+            f"{folder} holds a run of something else ({shown}); "
+            "give another folder, or start afresh (--fresh, resume=False)."
+        )
