@@ -1,12 +1,13 @@
 """Long work that survives: each finished chunk is one file, and a run folder holds one piece of work only.
 
-Layout: `run.json` says what the work is, `chunks/KEY.safetensors` are its finished parts. kill -9 at any moment loses
+Layout: `run.json` says what the work is, `chunks/KEY.safetensors` are its finished parts, `headmap.safetensors` is what
+they came to. kill -9 at any moment loses
 at most the chunk in flight.
 """
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from headlens.analyses.arrays import load_arrays, save_arrays
 from headlens.analyses.atomic import remove_leftovers, write_text
 
 RUN_FILE = "run.json"
+RESULT_FILE = "headmap.safetensors"
 _LOCK_FILE = ".lock"
 
 
@@ -61,6 +63,14 @@ class Checkpoint:
         finally:
             lock.release()
 
+    def kept(self, key: str, compute: Callable[[], Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
+        """The chunk of this key: the finished one, or else computed and kept."""
+        chunk = self.load(key)
+        if chunk is None:
+            chunk = compute()
+            self.save(key, chunk)
+        return chunk
+
     def load(self, key: str) -> dict[str, np.ndarray] | None:
         """A finished chunk, or None. A damaged one is set aside and a ValueError says so; all others stay."""
         path = self._path(key)
@@ -87,6 +97,15 @@ class Checkpoint:
         return self.folder / "chunks" / f"{key}.safetensors"
 
 
+@dataclass(frozen=True)
+class NotKept:
+    """In place of a Checkpoint where nothing goes to disk."""
+
+    def kept(self, key: str, compute: Callable[[], Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
+        """Compute the chunk."""
+        return compute()
+
+
 def _refuse_other_work(folder: Path, identity: Mapping[str, Any]) -> None:
     path = folder / RUN_FILE
     if not path.exists():
@@ -97,12 +116,14 @@ def _refuse_other_work(folder: Path, identity: Mapping[str, Any]) -> None:
             )
         return
     try:
-        kept = dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
+        kept = json.loads(path.read_text())
+    except ValueError:
+        kept = None
+    if not isinstance(kept, dict):
         raise ValueError(
             f"{path} is damaged, so what the folder holds is unknown; give another folder, or start afresh "
             "(--fresh, resume=False)."
-        ) from error
+        )
     differing = sorted(key for key in {*kept, *identity} if kept.get(key) != identity.get(key))
     if differing:
         shown = "; ".join(f"{key}: {kept.get(key)!r} there, {identity.get(key)!r} now" for key in differing)

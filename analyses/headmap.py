@@ -141,7 +141,8 @@ class HeadMap:
             raise ValueError("to_xarray() needs the package xarray; `pip install xarray` brings it.") from error
 
         about = {"units": self.units, "sign": self.sign, **self.provenance}
-        return xarray.DataArray(self.values, dims=self.dims, coords=dict(self.coords), name=self.name, attrs=about)
+        coords = {dim: [*labels] for dim, labels in self.coords.items()}
+        return xarray.DataArray(self.values, dims=self.dims, coords=coords, name=self.name, attrs=about)
 
     def save(self, path: str | Path) -> None:
         """Write the whole map to one safetensors file, atomically. Equal maps make equal bytes."""
@@ -174,7 +175,8 @@ class HeadMap:
     def from_described(cls, about: Mapping[str, Any], **arrays: np.ndarray) -> "HeadMap":
         """The map of a description that `described` made, and its arrays."""
         tuples = {key: tuple(about[key]) for key in ("dims", "clusters")}
-        return cls(**{**about, **tuples}, **arrays)
+        coords = {dim: tuple(labels) for dim, labels in about["coords"].items()}
+        return cls(**{**about, **tuples, "coords": coords}, **arrays)
 
     def __repr__(self) -> str:
         shape = ", ".join(f"{dim} {size}" for dim, size in zip(self.dims, self.values.shape, strict=True))

@@ -14,6 +14,7 @@ one pair with a small difference cannot dominate.
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,17 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from headlens.analyses.checkpoints import Checkpoint
+from headlens.analyses.checkpoints import RESULT_FILE, Checkpoint, NotKept
 from headlens.analyses.headmap import HeadMap
 from headlens.analyses.metrics import named
 from headlens.analyses.prompt_groups import PromptGroup, group_prompts
 from headlens.analyses.provenance import origin
 from headlens.analyses.tasks import Task
+from headlens.analyses.tokens import vocabulary_of
 from headlens.hooks.model import Model
 from headlens.hooks.record import parse_bytes
 from headlens.hooks.replay import bytes_per_prompt
-from headlens.hooks.sites import check_site
+from headlens.hooks.sites import MAIN, check_site
 from headlens.hooks.sweep import Engine, Pairs, Plain, Replayed, why_not_replayed
 
 DIRECTIONS = ("denoising", "noising")
@@ -62,6 +64,7 @@ class Plan:
         if self.direction not in DIRECTIONS:
             raise ValueError(f"Unknown direction {self.direction!r}; give {' or '.join(DIRECTIONS)}.")
         named(self.metric)
+        parse_bytes(self.memory)
 
     def described(self) -> dict[str, Any]:
         """The plan as plain values, for a result's provenance."""
@@ -90,7 +93,8 @@ def patch_sweep(
     Args:
         axes: `("layer", "head")` patches a head at all positions, `("layer", "head", "pos")` at one at a time.
         direction: `"denoising"` puts clean z into the corrupted run, `"noising"` the reverse.
-        run: a folder that receives each finished chunk; a later call with the same arguments goes on from there.
+        run: a folder that receives each finished chunk and, at the end, the map (`headmap.safetensors`); a later call
+            with the same arguments goes on from there.
         resume: False starts the folder afresh.
         memory: bound on what is kept of the base runs; more prompts than fit are swept in groups.
 
@@ -100,29 +104,28 @@ def patch_sweep(
         are NaN.
 
     Raises:
-        ValueError: for unknown arguments, a run folder that holds another sweep, or a task on which clean and
-            corrupted do not differ.
+        ValueError: for unknown arguments, a model that is not a causal language model, a run folder that holds another
+            sweep, or a task on which clean and corrupted do not differ.
     """
     plan = Plan(site, tuple(axes), metric, direction, memory)
+    _refuse_unfit(model, task)
     provenance = {**origin(model, task), **plan.described()}
     groups = group_prompts(task, _largest_group(model, task, plan))
     if not groups:
         raise ValueError(f"No pair of task {task.name!r} differs before END; there is nothing to patch.")
     reason = why_not_replayed(model, _pairs(model, task, groups[0], plan))
     provenance["method"] = "replay" if reason is None else f"plain forwards, since {reason}"
-    store = nullcontext() if run is None else Checkpoint.open(Path(run), {**provenance, "memory": memory}, resume)
+    folder = None if run is None else Path(run)
+    identity = {**provenance, "memory": memory}
+    store = nullcontext(NotKept()) if folder is None else Checkpoint.open(folder, identity, resume)
     samples, scale = _unmoved(model, task, plan), np.zeros(len(task), np.float32)
-    with store as checkpoint, _bar(model, task, progress) as bar:
+    with store as chunks, _bar(model, task, progress) as bar:
         for number, group in enumerate(groups):
             engine = (Replayed if reason is None else Plain)(model, _pairs(model, task, group, plan))
             prompts = list(group.indices)
             for layer in range(model.n_layers):
-                key = f"group{number:04d}-layer{layer:03d}"
-                chunk = checkpoint.load(key) if checkpoint else None
-                if chunk is None:
-                    chunk = _layer(engine, layer, model.n_heads, group, task, plan)
-                    if checkpoint:
-                        checkpoint.save(key, chunk)
+                compute = partial(_layer, engine, layer, model.n_heads, group, task, plan)
+                chunk = chunks.kept(f"group{number:04d}-layer{layer:03d}", compute)
                 samples[prompts, layer, :, *_positions(group, plan)] = chunk["samples"]
                 scale[prompts] = chunk["scale"]
                 bar.update(model.n_heads * len(prompts))
@@ -132,7 +135,7 @@ def patch_sweep(
             "nothing to restore or destroy; use prompts on which it tells them apart."
         )
     verb = "restores" if direction == "denoising" else "destroys"
-    return HeadMap.from_samples(
+    headmap = HeadMap.from_samples(
         samples,
         scale,
         dims=plan.axes,
@@ -142,6 +145,22 @@ def patch_sweep(
         clusters=task.templates,
         provenance=provenance,
     )
+    if folder is not None:
+        headmap.save(folder / RESULT_FILE)
+    return headmap
+
+
+def _refuse_unfit(model: Model, task: Task) -> None:
+    if (
+        model.hf.config.is_encoder_decoder
+        or not model.towers[MAIN].is_causal
+        or model.hf.get_output_embeddings() is None
+    ):
+        raise ValueError(
+            f"{model.name!r} ({type(model.hf).__name__}) is not a causal language model; a sweep reads the next token's "
+            "logits, so give a decoder such as Llama or GPT-2."
+        )
+    task.check_vocabulary(vocabulary_of(model))
 
 
 def _largest_group(model: Model, task: Task, plan: Plan) -> int:

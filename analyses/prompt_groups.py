@@ -21,7 +21,7 @@ class PromptGroup:
     start: int
     length: int
 
-    def rows(self, tokens: Int[Tensor, "prompt pos"]) -> Int[Tensor, "prompt pos"]:
+    def rows(self, tokens: Int[Tensor, "prompt pos"]) -> Int[Tensor, "some length"]:
         """The group's tokens, cut behind the position that is read: a causal model never sees further."""
         return tokens[list(self.indices), : self.length]
 

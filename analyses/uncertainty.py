@@ -61,8 +61,9 @@ def ratio_interval(
         part = slice(first, first + cells_at_once)
         ratios = _divide(*_sums(counts, flat[:, part], weight[:, part]))
         present = np.flatnonzero(~np.isnan(ratios).all(0))
-        bounds = np.nanquantile(ratios[:, present], [(1 - level) / 2, (1 + level) / 2], axis=0)
-        low[first + present], high[first + present] = bounds
+        if len(present):
+            bounds = np.nanquantile(ratios[:, present], [(1 - level) / 2, (1 + level) / 2], axis=0)
+            low[first + present], high[first + present] = bounds
     shape, drawn_of = samples.shape[1:], "prompts" if len(units) == len(samples) else "templates"
     method = f"percentile bootstrap over {len(units)} {drawn_of}, {resamples} resamples, seed {seed}"
     return Interval(low.reshape(shape).astype(np.float32), high.reshape(shape).astype(np.float32), level, method)

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from headlens import __version__, cli_models
+from headlens import __version__, cli_models, cli_runs
 
-INTERRUPTED = 130
+INTERRUPTED = cli_runs.INTERRUPTED
 
 
 class OneSentence(TyperGroup):
@@ -66,6 +66,10 @@ def headlens(
     """A workbench for attention heads: record, patch and recalibrate every head of a transformer."""
 
 
+app.command()(cli_runs.demo)
+app.command()(cli_runs.sweep)
+app.command()(cli_runs.show)
+app.command()(cli_runs.export)
 app.command()(cli_models.models)
 app.command()(cli_models.fetch)
 app.command()(cli_models.doctor)
