@@ -34,22 +34,27 @@ class HeadMap:
     name: str
     units: str
     sign: str
-    coords: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
+    coords: Mapping[str, Sequence[int | str]] = field(default_factory=dict)
     samples: np.ndarray | None = None
     scale: np.ndarray | None = None
     clusters: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    # a map never changes, so an interval is computed once
+    _intervals: dict[tuple[float, int], Interval] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", _frozen(self.values))
         _check_dims(self.dims, self.values.shape)
         default = {dim: tuple(range(size)) for dim, size in zip(self.dims, self.values.shape, strict=True)}
-        coords = {dim: tuple(self.coords.get(dim, default[dim])) for dim in self.dims}
+        coords = {dim: tuple(_plain(label) for label in self.coords.get(dim, default[dim])) for dim in self.dims}
         for dim, labels in coords.items():
             if len(labels) != len(default[dim]):
                 raise ValueError(f"Dim {dim!r} has {len(default[dim])} entries and {len(labels)} coords.")
         object.__setattr__(self, "coords", coords)
         if self.samples is None:
+            # both describe samples
+            object.__setattr__(self, "scale", None)
+            object.__setattr__(self, "clusters", ())
             return
         samples = _frozen(self.samples)
         scale = _frozen(np.ones(len(samples)) if self.scale is None else self.scale)
@@ -76,7 +81,10 @@ class HeadMap:
         """
         if self.samples is None or self.scale is None:
             raise ValueError(f"The map {self.name!r} keeps no samples, so it has no interval.")
-        return ratio_interval(self.samples, self.scale, self.clusters, level, seed=seed)
+        if (level, seed) not in self._intervals:
+            interval = ratio_interval(self.samples, self.scale, self.clusters, level, seed=seed)
+            self._intervals[level, seed] = interval
+        return self._intervals[level, seed]
 
     def sel(self, **where: int | str | Sequence[int | str]) -> "HeadMap":
         """The part at these coords: `sel(layer=23)` drops the dim, `sel(layer=[22, 23])` keeps it.
@@ -101,7 +109,7 @@ class HeadMap:
         index: Any = rows[0] if single else rows
         return replace(
             self,
-            values=np.take(self.values, index, axis),
+            values=np.asarray(np.take(self.values, index, axis)),
             samples=None if self.samples is None else np.take(self.samples, index, axis + 1),
             dims=tuple(d for d in self.dims if d != dim or not single),
             coords={d: tuple(chosen) if d == dim else c for d, c in self.coords.items() if d != dim or not single},
@@ -175,8 +183,7 @@ class HeadMap:
     def from_described(cls, about: Mapping[str, Any], **arrays: np.ndarray) -> "HeadMap":
         """The map of a description that `described` made, and its arrays."""
         tuples = {key: tuple(about[key]) for key in ("dims", "clusters")}
-        coords = {dim: tuple(labels) for dim, labels in about["coords"].items()}
-        return cls(**{**about, **tuples, "coords": coords}, **arrays)
+        return cls(**{**about, **tuples}, **arrays)
 
     def __repr__(self) -> str:
         shape = ", ".join(f"{dim} {size}" for dim, size in zip(self.dims, self.values.shape, strict=True))
@@ -188,6 +195,10 @@ def _frozen(array: np.ndarray) -> np.ndarray:
     copy = np.array(array, np.float32)
     copy.setflags(write=False)
     return copy
+
+
+def _plain(label: Any) -> int | str:
+    return int(label) if isinstance(label, np.integer) else label
 
 
 def _check_dims(dims: tuple[str, ...], shape: tuple[int, ...]) -> None:

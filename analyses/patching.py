@@ -157,8 +157,8 @@ def _refuse_unfit(model: Model, task: Task) -> None:
         or model.hf.get_output_embeddings() is None
     ):
         raise ValueError(
-            f"{model.name!r} ({type(model.hf).__name__}) is not a causal language model; a sweep reads the next token's "
-            "logits, so give a decoder such as Llama or GPT-2."
+            f"{model.name!r} ({type(model.hf).__name__}) is not a causal language model; a sweep reads the next "
+            "token's logits, so give a decoder such as Llama or GPT-2."
         )
     task.check_vocabulary(vocabulary_of(model))
 

@@ -22,6 +22,7 @@ from headlens.hooks.taps import tapped
 
 if TYPE_CHECKING:
     from transformer_lens import ActivationCache
+    from transformer_lens.model_bridge import TransformerBridge
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +151,20 @@ class Model:
     def to_tokens(self, text: str | Sequence[str]) -> Tensor:
         """Token ids [batch, pos] of one or several texts, as the tokenizer does by default."""
         return prepare(self.hf, self.tokenizer, text, {})["input_ids"]
+
+    def to_bridge(self) -> "TransformerBridge":
+        """A TransformerLens TransformerBridge over the same parameters; see `headlens.hooks.bridge`."""
+        # imported here, as TransformerLens is above; and bridge.py builds on this file
+        from headlens.hooks.bridge import to_bridge
+
+        return to_bridge(self)
+
+    @classmethod
+    def from_bridge(cls, bridge: "TransformerBridge", name: str | None = None) -> "Model":
+        """A Model over the parameters of a TransformerBridge; see `headlens.hooks.bridge`."""
+        from headlens.hooks.bridge import from_bridge
+
+        return from_bridge(bridge, name)
 
     def _forward(self, tokens: Tokens, kwargs: Mapping[str, Any]) -> Tensor:
         output = self.hf(**prepare(self.hf, self.tokenizer, tokens, kwargs))

@@ -11,7 +11,7 @@ variant's suffix, and the unembedding computes the asked columns. So an architec
 `hooks/sweep.py` proves it on real cells before it trusts it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,10 +21,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from headlens.hooks.discover import Layer
-from headlens.hooks.intercept import Attention, listening, placed
+from headlens.hooks.intercept import Attention, Listener, listening, placed
 from headlens.hooks.model import Model
 from headlens.hooks.output import first_tensor
 from headlens.hooks.shadow import shadowed
+from headlens.kernels.reference import shared_prefix_attention
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +35,6 @@ class BaseLayer:
     resid_pre: Float[Tensor, "prompt suffix d_model"]
     attention_out: Any  # the attention module's own return value, trimmed to the suffix
     call: Attention  # query of the suffix, keys and values of all positions, boolean mask of the suffix
-    z: Float[Tensor, "prompt suffix head d_head"]
     block_out: Any
 
 
@@ -45,7 +45,6 @@ class Base:
     tokens: Int[Tensor, "prompt pos"]
     start: int
     layers: tuple[BaseLayer, ...]
-    logits: Float[Tensor, "prompt vocabulary"]  # at the last position
 
 
 def _alone(output: Any, tensor: Tensor) -> Any:
@@ -65,13 +64,12 @@ def record_base(model: Model, tokens: Int[Tensor, "prompt pos"], start: int) -> 
     kept: dict[tuple[str, nn.Module], Any] = {}
 
     def listen(module: nn.Module, call: Attention) -> tuple[Tensor, None]:
-        z = call.z()
         allowed = call.allowed()
-        if allowed is not None:
-            allowed = allowed.expand(-1, -1, tokens.shape[1], -1)[:, :, start:]
+        if allowed is None:
+            allowed = torch.ones(1, 1, 1, tokens.shape[1], dtype=torch.bool, device=tokens.device)
+        allowed = allowed.expand(-1, -1, tokens.shape[1], -1)[:, :, start:]
         kept["call", module] = replace(call, query=call.query[:, :, start:], mask=allowed)
-        kept["z", module] = z[:, start:]
-        return z, None
+        return call.z(), None
 
     def keep_input(module: nn.Module, args: tuple, kwargs: dict) -> None:
         kept["in", module] = (args[0] if args else kwargs["hidden_states"])[:, start:]
@@ -86,7 +84,7 @@ def record_base(model: Model, tokens: Int[Tensor, "prompt pos"], start: int) -> 
             handles += [m.register_forward_hook(keep_output) for m in (layer.block, layer.attention)]
         listeners = {layer.attention: listen for layer in model.layers}
         with torch.no_grad(), listening(model.hf), placed(listeners):
-            logits = model.hf(input_ids=tokens, use_cache=False, logits_to_keep=1).logits[:, -1]
+            model.hf(input_ids=tokens, use_cache=False, logits_to_keep=1)
     finally:
         for handle in handles:
             handle.remove()
@@ -95,12 +93,32 @@ def record_base(model: Model, tokens: Int[Tensor, "prompt pos"], start: int) -> 
             resid_pre=kept["in", layer.block],
             attention_out=kept["out", layer.attention],
             call=kept["call", layer.attention],
-            z=kept["z", layer.attention],
             block_out=kept["out", layer.block],
         )
         for layer in model.layers
     )
-    return Base(tokens, start, layers, logits)
+    return Base(tokens, start, layers)
+
+
+def run_from(
+    model: Model, base: Base, tokens: Int[Tensor, "prompt pos"]
+) -> tuple[Float[Tensor, "prompt vocabulary"], list[Float[Tensor, "prompt suffix head d_head"]]]:
+    """Logits at the last position, and each layer's z, of prompts that agree with the base run's before its start."""
+    kept: dict[nn.Module, Tensor] = {}
+
+    def keeping(joined: Listener) -> Listener:
+        def listen(module: nn.Module, call: Attention) -> tuple[Tensor, Tensor | None]:
+            kept[module] = joined(module, call)[0]
+            return kept[module], None
+
+        return listen
+
+    listeners = {
+        layer.attention: keeping(_joining(of_base.call, 1, base.start, 0))
+        for layer, of_base in zip(model.layers, base.layers, strict=True)
+    }
+    logits = _run_suffix(model, tokens[:, base.start :], base.start, listeners, {})
+    return logits[:, -1], [kept[layer.attention] for layer in model.layers]
 
 
 def replay(
@@ -131,10 +149,20 @@ def replay(
     }
     # which tokens these are does not matter: their embeddings are never used
     ids = base.tokens[:, start:].repeat(cells, 1)
-    positions = torch.arange(start, start + suffix, device=ids.device)[None]
+    return _run_suffix(model, ids, start, listeners, shadows).reshape(cells, prompts, -1)
+
+
+def _run_suffix(
+    model: Model,
+    ids: Int[Tensor, "row suffix"],
+    start: int,
+    listeners: Mapping[nn.Module, Listener],
+    shadows: Mapping[nn.Module, Callable[..., Any]],
+) -> Float[Tensor, "row 1 token"]:
+    """The model's own forward on the positions from `start` on."""
+    positions = torch.arange(start, start + ids.shape[1], device=ids.device)[None]
     with torch.no_grad(), listening(model.hf), placed(listeners), shadowed(shadows):
-        out = model.hf(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=1)
-    return out.logits.reshape(cells, prompts, -1)
+        return model.hf(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=1).logits
 
 
 def _passing_on(kept: BaseLayer) -> Callable[..., Any]:
@@ -186,19 +214,21 @@ class _Attended(Exception):
     """Leaves the last block once its attention is done."""
 
 
-def _joining(kept: Attention, cells: int, start: int, skip: int):
+def _joining(kept: Attention, cells: int, start: int, skip: int) -> Listener:
     """A listener that lets every variant's suffix read the one kept prefix."""
 
-    def listen(module: nn.Module, call: Attention) -> tuple[Tensor, None]:
-        def join(prefix: Tensor, own: Tensor) -> Tensor:
-            return torch.cat([prefix[:, :, :start].repeat(cells, 1, 1, 1), own], 2)
+    prefix_key, prefix_value = kept.key[:, :, :start], kept.value[:, :, :start]
+    mask = kept.mask[:, :, skip:]
 
-        mask = kept.mask
-        if mask is not None:
-            mask = mask[:, :, skip:]
-            if mask.shape[0] > 1:
-                mask = mask.repeat(cells, 1, 1, 1)
-        return replace(call, key=join(kept.key, call.key), value=join(kept.value, call.value), mask=mask).z(), None
+    def listen(module: nn.Module, call: Attention) -> tuple[Tensor, None]:
+        if call.softcap is None and call.sinks is None and call.bias is None and mask.shape[1] == 1:
+            own = (tensor.unflatten(0, (cells, -1)) for tensor in (call.query, call.key, call.value))
+            z = shared_prefix_attention(*own, prefix_key, prefix_value, mask, call.scaling)
+            return z.flatten(0, 1), None
+        key = torch.cat([prefix_key.repeat(cells, 1, 1, 1), call.key], 2)
+        value = torch.cat([prefix_value.repeat(cells, 1, 1, 1), call.value], 2)
+        every = mask if len(mask) == 1 else mask.repeat(cells, 1, 1, 1)
+        return replace(call, key=key, value=value, mask=every).z(), None
 
     return listen
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headlens.hooks.model import Model
 from headlens.hooks.plain import plain_cells
-from headlens.hooks.replay import Base, record_base, replay
+from headlens.hooks.replay import Base, record_base, replay, run_from
 from headlens.hooks.sites import Head, Site
 from headlens.kernels.reference import head_delta
 
@@ -59,18 +59,18 @@ class Replayed:
         return record_base(self.model, self.pairs.base, self.pairs.start)
 
     @cached_property
-    def source(self) -> tuple[Tensor, list[Tensor]]:
-        """Logits and each layer's z of the source run."""
-        run = record_base(self.model, self.pairs.source, self.pairs.start)
-        return run.logits, [layer.z for layer in run.layers]
+    def runs(self) -> tuple[tuple[Tensor, list[Tensor]], tuple[Tensor, list[Tensor]]]:
+        """Logits and each layer's z of the base run and of the source run, computed alike: equal inputs, equal bits."""
+        base, source = (run_from(self.model, self.base, tokens) for tokens in (self.pairs.base, self.pairs.source))
+        return base, source
 
     @property
     def base_logits(self) -> Float[Tensor, "prompt token"]:
-        return self.base.logits.gather(1, self.pairs.read)
+        return self.runs[0][0].gather(1, self.pairs.read)
 
     @property
     def source_logits(self) -> Float[Tensor, "prompt token"]:
-        return self.source[0].gather(1, self.pairs.read)
+        return self.runs[1][0].gather(1, self.pairs.read)
 
     def patched(self, layer: int, heads: Sequence[int], pos: int | None) -> Float[Tensor, "head prompt token"]:
         start = self.pairs.start if pos is None else pos
@@ -78,7 +78,7 @@ class Replayed:
         if start < self.pairs.start:
             return out
         rows = slice(start - self.pairs.start, None if pos is None else start - self.pairs.start + 1)
-        base, source = self.base.layers[layer].z[:, rows], self.source[1][layer][:, rows]
+        base, source = (z[layer][:, rows] for _, z in self.runs)
         # a head that says the same in both runs moves nothing
         differs = (base != source).flatten(3).any(3).any(1).any(0)
         moving = [index for index, head in enumerate(heads) if differs[head]]
@@ -123,18 +123,17 @@ class Plain:
 
 
 def why_not_replayed(model: Model, pairs: Pairs) -> str | None:
-    """None if the engine is exact on this model, else the reason; tried on real cells of two prompts."""
+    """None if the engine is exact on this model, else the reason; tried on real cells of one prompt."""
     if not model.towers["main"].is_causal:
         return f"{type(model.hf).__name__} is not causal"
-    few = Pairs(pairs.base[:2], pairs.source[:2], pairs.start, pairs.read[:2])
-    replayed, plain = Replayed(model, few), Plain(model, few)
+    one = Pairs(pairs.base[:1], pairs.source[:1], pairs.start, pairs.read[:1])
+    replayed, plain = Replayed(model, one), Plain(model, one)
     try:
-        for layer in sorted({0, model.n_layers // 2, model.n_layers - 1}):
-            for pos in (None, few.base.shape[1] - 1):
-                got, want = (engine.patched(layer, [0], pos) for engine in (replayed, plain))
-                error = float((got - want).abs().max())
-                if error > _tolerance(model) * max(1.0, float(want.abs().max())):
-                    return f"replaying {type(model.hf).__name__} from layer {layer} is off by {error:.2g}"
+        for layer, pos in ((0, None), (model.n_layers // 2, one.base.shape[1] - 1), (model.n_layers - 1, None)):
+            got, want = (engine.patched(layer, [0], pos) for engine in (replayed, plain))
+            error = float((got - want).abs().max())
+            if error > _tolerance(model) * max(1.0, float(want.abs().max())):
+                return f"replaying {type(model.hf).__name__} from layer {layer} is off by {error:.2g}"
     except (TypeError, RuntimeError, AttributeError, KeyError, IndexError) as problem:
         # whatever an unusual architecture trips over on the fast path, the plain one is right
         return f"{type(model.hf).__name__} cannot be replayed ({type(problem).__name__}: {problem})"

@@ -62,6 +62,38 @@ def weighted_values(
     return torch.matmul(pattern, expand_groups(value, pattern.shape[1])).transpose(1, 2).contiguous()
 
 
+def shared_prefix_attention(
+    query: Float[Tensor, "cell prompt head query d"],
+    key: Float[Tensor, "cell prompt kv_head suffix d"],
+    value: Float[Tensor, "cell prompt kv_head suffix d"],
+    prefix_key: Float[Tensor, "prompt kv_head prefix d"],
+    prefix_value: Float[Tensor, "prompt kv_head prefix d"],
+    allowed: Bool[Tensor, "#prompt 1 query key"],
+    scaling: float,
+) -> Float[Tensor, "cell prompt query head d"]:
+    """`z` of many variants (cells) of each prompt that share the keys and values of its first `prefix` positions.
+
+    `key` counts prefix and suffix together. The prefix is read once per prompt, not copied for every cell: all cells
+    and the query heads of a group are the rows of one product.
+    """
+    cells, prompts, heads, queries, width = query.shape
+    kv_heads, prefix = prefix_key.shape[1:3]
+    rows = query.reshape(cells, prompts, kv_heads, -1, width).permute(1, 2, 0, 3, 4).contiguous()
+    of_prefix = rows.flatten(2, 3) @ prefix_key.transpose(2, 3)
+    of_suffix = rows @ key.permute(1, 2, 0, 4, 3)
+    scores = torch.cat([of_prefix.unflatten(2, rows.shape[2:4]), of_suffix], -1) * scaling
+    # prompt kv_head cell group query key: the mask is the same for every cell and head
+    scores = scores.unflatten(3, (-1, queries)).masked_fill(~allowed[:, :, None, None], -torch.inf)
+    wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    # torch.softmax takes five times as long on rows this short; every query sees itself, so the maximum is finite
+    weights = torch.exp(wide - wide.amax(-1, keepdim=True))
+    pattern = (weights / weights.sum(-1, keepdim=True)).to(scores.dtype).flatten(3, 4)
+    z = (pattern[..., :prefix].flatten(2, 3) @ prefix_value).unflatten(2, rows.shape[2:4])
+    z = z + pattern[..., prefix:] @ value.permute(1, 2, 0, 3, 4)
+    # prompt kv_head cell group query d -> cell prompt query head d
+    return z.unflatten(3, (-1, queries)).permute(2, 0, 4, 1, 3, 5).reshape(cells, prompts, queries, heads, width)
+
+
 def head_delta(
     source: Float[Tensor, "prompt pos head d"],
     base: Float[Tensor, "prompt pos head d"],

@@ -3,6 +3,7 @@
 The commands live in files of their own and import what is heavy only when they run, so that help is instant.
 """
 
+import errno
 from typing import Annotated, Any
 
 import typer
@@ -35,7 +36,10 @@ class OneSentence(TyperGroup):
 
 def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.strerror}: {error.filename}"
+        advice = ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            advice = ". Free some space and run the same command again; what is finished is kept."
+        return f"{error.strerror}: {error.filename}{advice}"
     return str(error) or type(error).__name__
 
 

@@ -39,7 +39,10 @@ def read_result(path: Path) -> "HeadMap":
     if not path.is_file():
         raise ValueError(f"There is no {path}; give a run folder, or a .safetensors or .json file of a head map.")
     if path.suffix == ".json":
-        return from_json(path.read_text(encoding="utf-8"))
+        try:
+            return from_json(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is not a head map: {error}") from error
     return HeadMap.load(path)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from headlens.hooks.bridge import from_bridge, to_bridge
-from headlens.hooks.model import wrap
+from headlens.hooks.model import Model, wrap
 from tiny_models import inputs_for, tiny
 
 BRIDGED = ("gpt2", "gpt_neox", "llama", "qwen3", "gemma3", "opt", "phi3")
@@ -13,8 +13,8 @@ BRIDGED = ("gpt2", "gpt_neox", "llama", "qwen3", "gemma3", "opt", "phi3")
 @pytest.mark.parametrize("name", BRIDGED)
 def test_there_and_back_shares_every_parameter(name):
     model, ids = wrap(tiny(name), name=f"tiny-{name}"), inputs_for(name)["input_ids"]
-    bridge = to_bridge(model)
-    back = from_bridge(bridge)
+    bridge = model.to_bridge()
+    back = Model.from_bridge(bridge)
     with torch.no_grad():
         plain = model(ids)
         torch.testing.assert_close(bridge(ids), plain, rtol=0, atol=2e-5)
