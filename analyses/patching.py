@@ -30,6 +30,7 @@ from headlens.analyses.provenance import origin
 from headlens.analyses.tasks import Task
 from headlens.analyses.tokens import vocabulary_of
 from headlens.hooks.model import Model
+from headlens.hooks.packing import packed_bytes, packed_linears
 from headlens.hooks.record import parse_bytes
 from headlens.hooks.replay import bytes_per_prompt
 from headlens.hooks.sites import MAIN, check_site
@@ -119,7 +120,8 @@ def patch_sweep(
     identity = {**provenance, "memory": memory}
     store = nullcontext(NotKept()) if folder is None else Checkpoint.open(folder, identity, resume)
     samples, scale = _unmoved(model, task, plan), np.zeros(len(task), np.float32)
-    with store as chunks, _bar(model, task, progress) as bar:
+    packing = packed_linears(model) if _packs(model, plan) else nullcontext()
+    with store as chunks, packing, _bar(model, task, progress) as bar:
         for number, group in enumerate(groups):
             engine = (Replayed if reason is None else Plain)(model, _pairs(model, task, group, plan))
             prompts = list(group.indices)
@@ -163,10 +165,19 @@ def _refuse_unfit(model: Model, task: Task) -> None:
     task.check_vocabulary(vocabulary_of(model))
 
 
-def _largest_group(model: Model, task: Task, plan: Plan) -> int:
-    """How many prompts fit into half of the memory; the other half is for the batch in flight."""
+def _packs(model: Model, plan: Plan) -> bool:
+    """Whether packed copies of the weights fit into half of the memory."""
     bound = parse_bytes(plan.memory)
-    return len(task) if bound is None else max(1, bound // 2 // bytes_per_prompt(model, task.clean_tokens.shape[1]))
+    return bound is None or packed_bytes(model) <= bound // 2
+
+
+def _largest_group(model: Model, task: Task, plan: Plan) -> int:
+    """How many prompts fit into half of the memory that packing leaves; the other half is for the batch in flight."""
+    bound = parse_bytes(plan.memory)
+    if bound is None:
+        return len(task)
+    left = bound - packed_bytes(model) if _packs(model, plan) else bound
+    return max(1, left // 2 // bytes_per_prompt(model, task.clean_tokens.shape[1]))
 
 
 def _pairs(model: Model, task: Task, group: PromptGroup, plan: Plan) -> Pairs:
