@@ -1,11 +1,10 @@
 """Prompt pairs in a file: one JSON object a line, in the form described in headlens.analyses.pairs."""
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from headlens.analyses.atomic import write_text
 from headlens.analyses.pairs import KEYS, REQUIRED, Pair, as_pair
 
 
@@ -13,7 +12,8 @@ def read_pairs(path: str | Path) -> list[Pair]:
     """The pairs of a file, blank lines skipped, or ValueError with the number of the line that is wrong."""
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        # not splitlines(), which also splits at marks that a JSON text may contain
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         raise ValueError(f"There is no file {str(path)!r} to read prompts from.") from None
     except UnicodeDecodeError as error:
@@ -35,18 +35,9 @@ def _read_line(line: str, where: str) -> Pair:
 
 def write_pairs(path: str | Path, pairs: Iterable[Pair]) -> None:
     """Write pairs as JSONL. The file appears whole or not at all."""
-    path = Path(path)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, encoding="utf-8", newline="\n", delete=False) as file:
-        try:
-            for pair in pairs:
-                kept = {key: getattr(pair, key) for key in KEYS}
-                required = {key: kept[key] for key in REQUIRED}
-                optional = {
-                    key: value for key, value in kept.items() if key not in REQUIRED and value not in ({}, "", None)
-                }
-                file.write(json.dumps({**required, **optional}, ensure_ascii=False) + "\n")
-            file.close()
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    lines = []
+    for pair in pairs:
+        kept = {key: getattr(pair, key) for key in KEYS}
+        line = {key: value for key, value in kept.items() if key in REQUIRED or value not in ({}, "", None)}
+        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    write_text(Path(path), "".join(lines))

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int64
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -29,7 +28,7 @@ from headlens.hooks.model import Model
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Prompt pairs, checked. Tokens are padded on the right, where a causal model never sees the padding.
+    """Prompt pairs, checked, as int64 tensors with the axes noted below. Tokens are padded on the right, where a causal model never sees the padding.
 
     `positions` name 0-based token positions per prompt; "END", where metrics read the logits, is always there
     and is the last token unless given. `templates` has one label per prompt: prompts that share one are a
@@ -38,12 +37,12 @@ class Task:
     """
 
     name: str
-    clean_tokens: Int64[Tensor, "prompt pos"]
-    corrupted_tokens: Int64[Tensor, "prompt pos"]
-    lengths: Int64[Tensor, " prompt"]
-    answers: Int64[Tensor, " prompt"]
-    foils: Int64[Tensor, " prompt"]
-    positions: Mapping[str, Int64[Tensor, " prompt"]] = field(default_factory=dict)
+    clean_tokens: Tensor  # prompt pos
+    corrupted_tokens: Tensor  # prompt pos
+    lengths: Tensor  # prompt
+    answers: Tensor  # prompt
+    foils: Tensor  # prompt
+    positions: Mapping[str, Tensor] = field(default_factory=dict)  # prompt
     templates: tuple[str, ...] = ()
     texts: tuple[tuple[str, str], ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)

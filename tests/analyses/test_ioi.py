@@ -109,6 +109,14 @@ def test_the_same_seed_gives_the_same_task_and_another_gives_another(tokenizer):
     assert tasks.ioi(tokenizer, n=9, seed=5).hash != tasks.ioi(tokenizer, n=9, seed=6).hash
 
 
+FIRST_OF_SEED_1 = repr(
+    (
+        "When Ben and Robert went to the garden, Robert gave a drink to",
+        "When Ben and Robert went to the garden, Nick gave a drink to",
+    )
+)
+
+
 def test_nothing_depends_on_the_hash_seed_or_the_platform():
     """The texts of a seed are written down here; a process with another hash seed draws the same."""
     script = (
@@ -128,9 +136,6 @@ def test_nothing_depends_on_the_hash_seed_or_the_platform():
     ]
     assert runs[0] == runs[1]
     assert runs[0].splitlines()[0] == FIRST_OF_SEED_1
-
-
-FIRST_OF_SEED_1 = "?"
 
 
 def test_both_corruptions_share_their_clean_prompts(tokenizer):
