@@ -183,7 +183,8 @@ class HeadMap:
     def from_described(cls, about: Mapping[str, Any], **arrays: np.ndarray) -> "HeadMap":
         """The map of a description that `described` made, and its arrays."""
         tuples = {key: tuple(about[key]) for key in ("dims", "clusters")}
-        return cls(**{**about, **tuples}, **arrays)
+        fields: dict[str, Any] = {**about, **tuples, **arrays}
+        return cls(**fields)
 
     def __repr__(self) -> str:
         shape = ", ".join(f"{dim} {size}" for dim, size in zip(self.dims, self.values.shape, strict=True))

@@ -123,7 +123,7 @@ def patch_sweep(
     packing = packed_linears(model) if _packs(model, plan) else nullcontext()
     with store as chunks, packing, _bar(model, task, progress) as bar:
         for number, group in enumerate(groups):
-            engine = (Replayed if reason is None else Plain)(model, _pairs(model, task, group, plan))
+            engine: Engine = (Replayed if reason is None else Plain)(model, _pairs(model, task, group, plan))
             prompts = list(group.indices)
             for layer in range(model.n_layers):
                 compute = partial(_layer, engine, layer, model.n_heads, group, task, plan)

@@ -28,12 +28,13 @@ from headlens.hooks.model import Model
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Prompt pairs, checked, as int64 tensors with the axes noted below. Tokens are padded on the right, where a causal model never sees the padding.
+    """Prompt pairs, checked, as int64 tensors with the axes noted below.
 
-    `positions` name 0-based token positions per prompt; "END", where metrics read the logits, is always there
-    and is the last token unless given. `templates` has one label per prompt: prompts that share one are a
-    cluster of the bootstrap. `texts` are the clean and the corrupted text and `answer_texts` the answer and
-    the foil as text, "" where only token ids were given. `details` say how the prompts were made.
+    Tokens are padded on the right, where a causal model never sees the padding. `positions` name 0-based token
+    positions per prompt; "END", where metrics read the logits, is always there and is the last token unless given.
+    `templates` has one label per prompt: prompts that share one are a cluster of the bootstrap. `texts` are the clean
+    and the corrupted text and `answer_texts` the answer and the foil as text, "" where only token ids were given.
+    `details` say how the prompts were made.
     """
 
     name: str

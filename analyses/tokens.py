@@ -32,7 +32,8 @@ def vocabulary_of(model: Model | PreTrainedTokenizerBase) -> int:
     """How many token ids there are: rows of the model's embedding, or entries of a lone tokenizer."""
     if not isinstance(model, Model):
         return len(tokenizer_of(model))
-    return int(model.hf.get_input_embeddings().weight.shape[0])
+    embedding: Any = model.hf.get_input_embeddings()
+    return int(embedding.weight.shape[0])
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -53,9 +54,10 @@ def lead_in(tokenizer: PreTrainedTokenizerBase, prepend_bos: bool | None) -> lis
     usual = dressed[: next(at for at in starts if dressed[at : at + len(plain)] == plain)]
     if usual or prepend_bos is None:
         return usual
-    if tokenizer.bos_token_id is None:
+    bos: Any = tokenizer.bos_token_id
+    if bos is None:
         raise ValueError("prepend_bos=True was given, but the tokenizer has no BOS token; leave it out or set one.")
-    return [int(tokenizer.bos_token_id)]
+    return [int(bos)]
 
 
 def continuation(tokenizer: PreTrainedTokenizerBase, prompt: str, text: str) -> int | None:
@@ -106,7 +108,5 @@ def pad_rows(rows: Sequence[Sequence[int]], fill: int) -> Int64[Tensor, "row pos
 
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The token that fills up short prompts: the padding token, or else end of text, or else 0."""
-    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if token is not None:
-            return int(token)
-    return 0
+    known: list[Any] = [tokenizer.pad_token_id, tokenizer.eos_token_id]
+    return next((int(token) for token in known if token is not None), 0)

@@ -67,5 +67,6 @@ def from_bridge(bridge: Any, name: str | None = None) -> Model:
             raise ValueError(f"The bridge has no tensor {key} of shape {tuple(slot.shape)}; load the model directly.")
         owner, _, leaf = key.rpartition(".")
         module = twin.get_submodule(owner)
-        (module._parameters if leaf in module._parameters else module._buffers)[leaf] = tensors[key]
+        slots: dict[str, Any] = module._parameters if leaf in module._parameters else module._buffers
+        slots[leaf] = tensors[key]
     return wrap(twin.eval(), bridge.tokenizer, name or bridge.cfg.model_name)

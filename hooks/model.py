@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -70,13 +69,14 @@ class Model:
     def dtype(self) -> torch.dtype:
         return self.hf.dtype
 
-    @cached_property
+    @property
     def weights_hash(self) -> str:
-        """sha256 over the names, shapes and bytes of all parameters (computed once, then remembered)."""
+        """sha256 over the names, shapes and bytes of all parameters as they are now (about 2 GB a second)."""
         digest = hashlib.sha256()
         for name, parameter in self.hf.named_parameters():
             digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-            digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            content: Any = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            digest.update(content)
         return digest.hexdigest()
 
     @property
@@ -145,8 +145,9 @@ class Model:
         inputs = prepare(self.hf, self.tokenizer, tokens, {})
         # generate counts positions itself, from the attention mask
         inputs.pop("position_ids", None)
+        generate: Any = self.hf.generate
         with torch.no_grad():
-            return self.hf.generate(**inputs, **kwargs)
+            return generate(**inputs, **kwargs)
 
     def to_tokens(self, text: str | Sequence[str]) -> Tensor:
         """Token ids [batch, pos] of one or several texts, as the tokenizer does by default."""

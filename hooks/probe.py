@@ -47,7 +47,8 @@ def _inputs(hf: PreTrainedModel, generator: torch.Generator) -> dict[str, Any]:
         size = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
         pixels = torch.randn(1, getattr(config, "num_channels", 3), size, size, generator=generator)
         return {"pixel_values": pixels.to(hf.device, hf.dtype)}
-    vocabulary = hf.get_input_embeddings().num_embeddings
+    embedding: Any = hf.get_input_embeddings()
+    vocabulary = embedding.num_embeddings
     special = {getattr(config, name, None) for name in ("image_token_id", "image_token_index", "video_token_id")}
     usable = torch.tensor([token for token in range(min(vocabulary, 4096)) if token not in special])
     draw = torch.randint(len(usable), (1, N_TOKENS), generator=generator)

@@ -141,7 +141,7 @@ def replay(
     shadows[model.layers[layer].block] = _starting(model.layers[layer], base.layers[layer], delta, skip, layer == last)
     if layer < last:
         shadows[model.layers[last].block] = _ending(model.layers[last])
-    unembedding = model.hf.get_output_embeddings()
+    unembedding: Any = model.hf.get_output_embeddings()
     shadows[unembedding] = _reading(unembedding, read, cells)
     listeners = {
         model.layers[above].attention: _joining(base.layers[above].call, cells, start, skip)
@@ -218,12 +218,13 @@ def _joining(kept: Attention, cells: int, start: int, skip: int) -> Listener:
     """A listener that lets every variant's suffix read the one kept prefix."""
 
     prefix_key, prefix_value = kept.key[:, :, :start], kept.value[:, :, :start]
+    assert kept.mask is not None  # record_base makes one
     mask = kept.mask[:, :, skip:]
 
     def listen(module: nn.Module, call: Attention) -> tuple[Tensor, None]:
         if call.softcap is None and call.sinks is None and call.bias is None and mask.shape[1] == 1:
-            own = (tensor.unflatten(0, (cells, -1)) for tensor in (call.query, call.key, call.value))
-            z = shared_prefix_attention(*own, prefix_key, prefix_value, mask, call.scaling)
+            query, key, value = (tensor.unflatten(0, (cells, -1)) for tensor in (call.query, call.key, call.value))
+            z = shared_prefix_attention(query, key, value, prefix_key, prefix_value, mask, call.scaling)
             return z.flatten(0, 1), None
         key = torch.cat([prefix_key.repeat(cells, 1, 1, 1), call.key], 2)
         value = torch.cat([prefix_value.repeat(cells, 1, 1, 1), call.value], 2)
@@ -233,7 +234,7 @@ def _joining(kept: Attention, cells: int, start: int, skip: int) -> Listener:
     return listen
 
 
-def _reading(unembedding: nn.Module, read: Tensor, cells: int):
+def _reading(unembedding: Any, read: Tensor, cells: int) -> Callable[[Tensor], Tensor]:
     """The unembedding of each prompt's own `read` tokens at the last position."""
     weight: Tensor = unembedding.weight[read]  # prompt token d_model
     bias = getattr(unembedding, "bias", None)

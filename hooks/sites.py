@@ -9,7 +9,7 @@ import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # Axes of every site, in order. "head" counts query heads, "kv_head" key/value heads (fewer with grouped queries).
 SITE_AXES: dict[str, tuple[str, ...]] = {
@@ -108,7 +108,8 @@ def parse_heads(labels: "str | Head | tuple[int, int] | Iterable", n_layers: int
     single = isinstance(labels, str | Head) or (
         isinstance(labels, tuple) and len(labels) == 2 and all(isinstance(part, int) for part in labels)
     )
-    heads = tuple(parse_head(label) for label in ([labels] if single else labels))
+    several: Any = [labels] if single else labels
+    heads = tuple(parse_head(label) for label in several)
     for head in heads:
         if not (0 <= head.layer < n_layers and 0 <= head.head < n_heads):
             raise ValueError(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -22,7 +22,6 @@ ROWS = 768
 EXACT = 1e-4
 
 
-@runtime_checkable
 class Engine(Protocol):
     """Patches heads of one layer in one group of prompts, and reads logits at the last position."""
 
@@ -109,9 +108,14 @@ class Plain:
         return logits[:, -1], [kept[str(Site("z", layer))] for layer in range(self.model.n_layers)]
 
     @cached_property
-    def base_logits(self) -> Float[Tensor, "prompt token"]:
+    def base(self) -> Tensor:
+        """Logits of the base run at the last position."""
         with torch.no_grad():
-            return self.model(self.pairs.base)[:, -1].gather(1, self.pairs.read)
+            return self.model(self.pairs.base)[:, -1]
+
+    @property
+    def base_logits(self) -> Float[Tensor, "prompt token"]:
+        return self.base.gather(1, self.pairs.read)
 
     @property
     def source_logits(self) -> Float[Tensor, "prompt token"]:

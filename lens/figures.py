@@ -1,6 +1,7 @@
 """Head maps as plotly figures, and what every picture of a map shares: its grid, its range and its wording."""
 
 import textwrap
+from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -139,7 +140,7 @@ def shown(number: float, digits: int | None) -> str:
     return rounded.replace("-", "\N{MINUS SIGN}")
 
 
-def _ticks(labels: tuple[int | str, ...]) -> dict[str, Any]:
+def _ticks(labels: Sequence[int | str]) -> dict[str, Any]:
     # at most 32 labels on an axis, so that they do not run into each other
     every = -(-len(labels) // 32)
     at = range(0, len(labels), every)

@@ -14,7 +14,7 @@ def ranking(headmap: "HeadMap", k: int) -> str:
     if top.empty:
         return "(every value is missing)"
     widest = max(len(label) for label in top["label"])
-    largest = float(top["value"].abs().max()) or 1.0
+    largest = max(abs(value) for value in top["value"]) or 1.0
     lines = []
     for row in top.to_dict("records"):
         value = row["value"]

@@ -13,7 +13,7 @@ def test_a_site_name_reads_back(name, tower):
 
 
 def test_site_names_are_transformer_lens_names():
-    from transformer_lens.utilities import get_act_name
+    from transformer_lens.utilities.components_utils import get_act_name
 
     for name in SITE_AXES:
         assert str(Site(name, 7)) == get_act_name(name, 7)

@@ -4,6 +4,7 @@ Weights are scaled up so that attention is far from uniform and an edit moves th
 """
 
 from functools import cache
+from typing import Any
 
 import torch
 import transformers as hf
@@ -14,8 +15,8 @@ from headlens.hooks.model import Model, wrap
 VOCABULARY = 120
 IMAGE_TOKEN = 99
 N_IMAGE_TOKENS = 16
-_SPECIAL = {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 1}
-_LLAMA_LIKE = {
+_SPECIAL: dict[str, Any] = {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 1}
+_LLAMA_LIKE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
     "num_hidden_layers": 3,
@@ -24,13 +25,13 @@ _LLAMA_LIKE = {
     "intermediate_size": 48,
     **_SPECIAL,
 }
-_PLAIN = {
+_PLAIN: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "intermediate_size": 48,
 }
-_GPT2_LIKE = {
+_GPT2_LIKE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "n_embd": 32,
     "n_layer": 3,
@@ -39,7 +40,7 @@ _GPT2_LIKE = {
     **_SPECIAL,
 }
 _WINDOWS = ["sliding_attention", "full_attention", "sliding_attention"]
-_IMAGE = {"image_size": 16, "patch_size": 4}
+_IMAGE: dict[str, Any] = {"image_size": 16, "patch_size": 4}
 
 
 def _llava() -> nn.Module:
