@@ -1,9 +1,9 @@
 """All heads of a group of prompts, layer by layer: the replay engine where it is exact, plain forwards elsewhere."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -22,18 +22,22 @@ ROWS = 768
 EXACT = 1e-4
 
 
-class Engine(Protocol):
+class Engine(ABC):
     """Patches heads of one layer in one group of prompts, and reads logits at the last position."""
 
     @property
-    def base_logits(self) -> Float[Tensor, "prompt token"]: ...
+    @abstractmethod
+    def base_logits(self) -> Float[Tensor, "prompt token"]:
+        """What the base run says of the `read` tokens."""
 
     @property
-    def source_logits(self) -> Float[Tensor, "prompt token"]: ...
+    @abstractmethod
+    def source_logits(self) -> Float[Tensor, "prompt token"]:
+        """What the source run says of them."""
 
+    @abstractmethod
     def patched(self, layer: int, heads: Sequence[int], pos: int | None) -> Float[Tensor, "head prompt token"]:
         """Logits with the z of each of `heads` replaced by the source run's, at `pos` or (None) at every position."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +51,7 @@ class Pairs:
 
 
 @dataclass(frozen=True, eq=False)
-class Replayed:
+class Replayed(Engine):
     """The replay engine on one group of prompts."""
 
     model: Model
@@ -95,7 +99,7 @@ class Replayed:
 
 
 @dataclass(frozen=True, eq=False)
-class Plain:
+class Plain(Engine):
     """One whole forward per cell."""
 
     model: Model
