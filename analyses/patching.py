@@ -13,68 +13,29 @@ one pair with a small difference cannot dominate.
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from headlens.analyses.checkpoints import RESULT_FILE, Checkpoint, NotKept
+from headlens.analyses.chunking import bands, largest_group, packs
 from headlens.analyses.headmap import HeadMap
 from headlens.analyses.metrics import named
 from headlens.analyses.prompt_groups import PromptGroup, group_prompts
 from headlens.analyses.provenance import origin
+from headlens.analyses.sweep_plan import Plan
 from headlens.analyses.tasks import Task
 from headlens.analyses.tokens import vocabulary_of
 from headlens.hooks.model import Model
-from headlens.hooks.packing import packed_bytes, packed_linears
-from headlens.hooks.record import parse_bytes
-from headlens.hooks.replay import bytes_per_prompt
-from headlens.hooks.sites import MAIN, check_site
+from headlens.hooks.packing import packed_linears
+from headlens.hooks.sites import MAIN, Head
 from headlens.hooks.sweep import Engine, Pairs, Plain, Replayed, why_not_replayed
 
-DIRECTIONS = ("denoising", "noising")
-AXES = (("layer", "head"), ("layer", "head", "pos"))
-SITES = ("z",)
 # A smaller part of the clean-corrupted difference than this is rounding, and an effect relative to it is noise.
 SMALLEST_SCALE = 1e-6
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a sweep does, checked: everything that decides its numbers."""
-
-    site: str
-    axes: tuple[str, ...]
-    metric: str
-    direction: str
-    memory: str | int
-
-    def __post_init__(self) -> None:
-        check_site(self.site)
-        if self.site not in SITES:
-            raise ValueError(
-                f"A sweep over {self.site!r} is not available; the sites of a sweep are {', '.join(SITES)}."
-            )
-        if self.axes not in AXES:
-            known = " or ".join(",".join(axes) for axes in AXES)
-            raise ValueError(f"Axes {','.join(self.axes)!r} are not available; give {known}.")
-        if self.direction not in DIRECTIONS:
-            raise ValueError(f"Unknown direction {self.direction!r}; give {' or '.join(DIRECTIONS)}.")
-        named(self.metric)
-        parse_bytes(self.memory)
-
-    def described(self) -> dict[str, Any]:
-        """The plan as plain values, for a result's provenance."""
-        return {
-            "site": self.site,
-            "axes": list(self.axes),
-            "metric": self.metric,
-            "direction": self.direction,
-        }
 
 
 def patch_sweep(
@@ -111,26 +72,28 @@ def patch_sweep(
     plan = Plan(site, tuple(axes), metric, direction, memory)
     _refuse_unfit(model, task)
     provenance = {**origin(model, task), **plan.described()}
-    groups = group_prompts(task, _largest_group(model, task, plan))
+    groups = group_prompts(task, largest_group(model, task, plan))
     if not groups:
         raise ValueError(f"No pair of task {task.name!r} differs before END; there is nothing to patch.")
-    reason = why_not_replayed(model, _pairs(model, task, groups[0], plan))
+    first = groups[0]
+    tried_at = (first.start + first.length) // 2 if plan.by_position else None
+    reason = why_not_replayed(model, _pairs(model, task, first, plan), tried_at)
     provenance["method"] = "replay" if reason is None else f"plain forwards, since {reason}"
     folder = None if run is None else Path(run)
     identity = {**provenance, "memory": memory}
     store = nullcontext(NotKept()) if folder is None else Checkpoint.open(folder, identity, resume)
     samples, scale = _unmoved(model, task, plan), np.zeros(len(task), np.float32)
-    packing = packed_linears(model) if _packs(model, plan) else nullcontext()
+    packing = packed_linears(model) if packs(model, plan) else nullcontext()
     with store as chunks, packing, _bar(model, task, progress) as bar:
         for number, group in enumerate(groups):
             engine: Engine = (Replayed if reason is None else Plain)(model, _pairs(model, task, group, plan))
             prompts = list(group.indices)
-            for layer in range(model.n_layers):
-                compute = partial(_layer, engine, layer, model.n_heads, group, task, plan)
-                chunk = chunks.kept(f"group{number:04d}-layer{layer:03d}", compute)
-                samples[prompts, layer, :, *_positions(group, plan)] = chunk["samples"]
+            for band in bands(model, group, plan):
+                compute = partial(_band, engine, band, model.n_heads, group, task, plan)
+                chunk = chunks.kept(f"group{number:04d}-layer{band.start:03d}", compute)
+                samples[prompts, band.start : band.stop, :, *_positions(group, plan)] = chunk["samples"]
                 scale[prompts] = chunk["scale"]
-                bar.update(model.n_heads * len(prompts))
+                bar.update(len(band) * model.n_heads * len(prompts))
     if abs(float(scale.mean())) < SMALLEST_SCALE:
         raise ValueError(
             f"On task {task.name!r} the model's {metric} is the same for clean and corrupted prompts, so there is "
@@ -165,21 +128,6 @@ def _refuse_unfit(model: Model, task: Task) -> None:
     task.check_vocabulary(vocabulary_of(model))
 
 
-def _packs(model: Model, plan: Plan) -> bool:
-    """Whether packed copies of the weights fit into half of the memory."""
-    bound = parse_bytes(plan.memory)
-    return bound is None or packed_bytes(model) <= bound // 2
-
-
-def _largest_group(model: Model, task: Task, plan: Plan) -> int:
-    """How many prompts fit into half of the memory that packing leaves; the other half is for the batch in flight."""
-    bound = parse_bytes(plan.memory)
-    if bound is None:
-        return len(task)
-    left = bound - packed_bytes(model) if _packs(model, plan) else bound
-    return max(1, left // 2 // bytes_per_prompt(model, task.clean_tokens.shape[1]))
-
-
 def _pairs(model: Model, task: Task, group: PromptGroup, plan: Plan) -> Pairs:
     clean, corrupted = (group.rows(tokens).to(model.device) for tokens in (task.clean_tokens, task.corrupted_tokens))
     base, source = (corrupted, clean) if plan.direction == "denoising" else (clean, corrupted)
@@ -189,31 +137,33 @@ def _pairs(model: Model, task: Task, group: PromptGroup, plan: Plan) -> Pairs:
 
 def _positions(group: PromptGroup, plan: Plan) -> tuple[slice, ...]:
     """The part of the position axis that a group computes; before it nothing differs."""
-    return (slice(group.start, group.length),) if "pos" in plan.axes else ()
+    return (slice(group.start, group.length),) if plan.by_position else ()
 
 
 def _unmoved(model: Model, task: Task, plan: Plan) -> np.ndarray:
     """Effects before anything is patched: 0, and NaN at positions that a prompt does not have."""
-    if "pos" not in plan.axes:
+    if not plan.by_position:
         return np.zeros((len(task), model.n_layers, model.n_heads), np.float32)
     beyond = np.arange(task.clean_tokens.shape[1]) >= task.lengths.numpy()[:, None]
     row = np.where(beyond, np.float32(np.nan), np.float32(0))
     return np.repeat(np.repeat(row[:, None, None], model.n_layers, 1), model.n_heads, 2)
 
 
-def _layer(
-    engine: Engine, layer: int, n_heads: int, group: PromptGroup, task: Task, plan: Plan
+def _band(
+    engine: Engine, band: range, n_heads: int, group: PromptGroup, task: Task, plan: Plan
 ) -> dict[str, np.ndarray]:
-    """All cells of one layer on one group: effects [prompt, head(, pos)] and scale [prompt], in the metric's units."""
+    """All cells of some layers on one group: effects [prompt, layer, head(, pos)] and scale [prompt], in the metric's
+    units."""
     metric = named(plan.metric)
-    where: list[int | None] = list(range(group.start, group.length)) if "pos" in plan.axes else [None]
-    logits = torch.stack([engine.patched(layer, range(n_heads), pos) for pos in where])
-    patched = metric.compute(logits.float().cpu())  # pos head prompt
+    cells = [Head(layer, head) for layer in band for head in range(n_heads)]
+    where: list[int | None] = list(range(group.start, group.length)) if plan.by_position else [None]
+    logits = torch.stack([engine.patched(cells, pos) for pos in where])
+    patched = metric.compute(logits.float().cpu()).unflatten(1, (len(band), n_heads))  # pos layer head prompt
     base, source = (metric.compute(logits.float().cpu()) for logits in (engine.base_logits, engine.source_logits))
     toward = 1 if plan.direction == "denoising" else -1
-    effects = toward * (patched - base).permute(2, 1, 0)
+    effects = toward * (patched - base).permute(3, 1, 2, 0)
     return {
-        "samples": (effects if "pos" in plan.axes else effects[..., 0]).contiguous().numpy(),
+        "samples": (effects if plan.by_position else effects[..., 0]).contiguous().numpy(),
         "scale": (toward * (source - base)).numpy(),
     }
 

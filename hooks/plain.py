@@ -18,12 +18,13 @@ def plain_cells(
     model: Model,
     tokens: Int[Tensor, "prompt pos"],
     source_z: Sequence[Float[Tensor, "prompt pos head d_head"]],
-    cells: Sequence[tuple[Head, int | None]],
+    cells: Sequence[Head],
+    pos: int | None,
     read: Int[Tensor, "prompt token"],
 ) -> Float[Tensor, "cell prompt token"]:
-    """Logits of the `read` tokens at the last position with one head's z patched, at one position or (None) at all."""
+    """Logits of the `read` tokens at the last position with one head's z patched, at `pos` or (None) everywhere."""
     logits = []
-    for head, pos in cells:
+    for head in cells:
         with torch.no_grad(), model.edited(Patch(head, source_z[head.layer], pos=pos)):
             logits.append(model(tokens)[:, -1].gather(1, read))
     return torch.stack(logits)

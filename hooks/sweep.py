@@ -1,18 +1,22 @@
-"""All heads of a group of prompts, layer by layer: the replay engine where it is exact, plain forwards elsewhere."""
+"""Patched heads in a group of prompts: by the replay engine where it is exact, by plain forwards elsewhere."""
 
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
+from headlens.hooks.base_run import Base, record_base
 from headlens.hooks.model import Model
 from headlens.hooks.plain import plain_cells
-from headlens.hooks.replay import Base, record_base, replay, run_from
-from headlens.hooks.sites import Head, Site
+from headlens.hooks.replay import replay, run_from
+from headlens.hooks.sites import MAIN, Head, Site
 from headlens.kernels.reference import head_delta
 
 # Rows (cells x prompts x positions) that one replayed batch aims at: large enough for the full matrix-multiply rate,
@@ -23,7 +27,7 @@ EXACT = 1e-4
 
 
 class Engine(ABC):
-    """Patches heads of one layer in one group of prompts, and reads logits at the last position."""
+    """Patches heads in one group of prompts, and reads logits at the last position."""
 
     @property
     @abstractmethod
@@ -36,8 +40,8 @@ class Engine(ABC):
         """What the source run says of them."""
 
     @abstractmethod
-    def patched(self, layer: int, heads: Sequence[int], pos: int | None) -> Float[Tensor, "head prompt token"]:
-        """Logits with the z of each of `heads` replaced by the source run's, at `pos` or (None) at every position."""
+    def patched(self, cells: Sequence[Head], pos: int | None) -> Float[Tensor, "cell prompt token"]:
+        """Logits with one head's z replaced by the source run's, at `pos` or (None) at every position."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,27 +79,35 @@ class Replayed(Engine):
     def source_logits(self) -> Float[Tensor, "prompt token"]:
         return self.runs[1][0].gather(1, self.pairs.read)
 
-    def patched(self, layer: int, heads: Sequence[int], pos: int | None) -> Float[Tensor, "head prompt token"]:
+    def patched(self, cells: Sequence[Head], pos: int | None) -> Float[Tensor, "cell prompt token"]:
         start = self.pairs.start if pos is None else pos
-        out = self.base_logits.expand(len(heads), -1, -1).clone()
+        out = self.base_logits.expand(len(cells), -1, -1).clone()
         if start < self.pairs.start:
             return out
         rows = slice(start - self.pairs.start, None if pos is None else start - self.pairs.start + 1)
-        base, source = (z[layer][:, rows] for _, z in self.runs)
-        # a head that says the same in both runs moves nothing
-        differs = (base != source).flatten(3).any(3).any(1).any(0)
-        moving = [index for index, head in enumerate(heads) if differs[head]]
-        suffix = self.pairs.base.shape[1] - start
-        at_once = max(1, ROWS // (len(base) * suffix))
-        weights = self.model.layers[layer].output_weights(self.model.n_heads)
-        for first in range(0, len(moving), at_once):
-            some = moving[first : first + at_once]
-            chosen = [heads[index] for index in some]
-            delta = head_delta(source[:, :, chosen], base[:, :, chosen], weights[chosen])
-            if pos is not None:
-                delta = torch.nn.functional.pad(delta, (0, 0, 0, suffix - 1))
-            out[some] = replay(self.model, self.base, layer, start, delta, self.pairs.read)
+        moving = sorted((cell, index) for index, cell in enumerate(cells) if self._differs(cell, rows))
+        limit = max(1, ROWS // (len(self.pairs.base) * (self.pairs.base.shape[1] - start)))
+        for some in _batches(moving, limit):
+            heads: dict[int, list[int]] = defaultdict(list)
+            for cell, _ in some:
+                heads[cell.layer].append(cell.head)
+            patches = {layer: self._deltas(layer, chosen, start, rows) for layer, chosen in heads.items()}
+            out[[index for _, index in some]] = replay(self.model, self.base, patches, start, self.pairs.read)
         return out
+
+    def _differs(self, cell: Head, rows: slice) -> bool:
+        """Whether the head says something else in the source run; one that does not moves nothing."""
+        base, source = (z[cell.layer][:, rows, cell.head] for _, z in self.runs)
+        return not torch.equal(base, source)
+
+    def _deltas(
+        self, layer: int, heads: list[int], start: int, rows: slice
+    ) -> Float[Tensor, "head prompt suffix d_model"]:
+        """What the patches add to the layer's attention output from `start` on: nothing behind the patched rows."""
+        base, source = (z[layer][:, rows, heads] for _, z in self.runs)
+        weights = self.model.layers[layer].output_weights(self.model.n_heads)[heads]
+        delta = head_delta(source, base, weights)
+        return pad(delta, (0, 0, 0, self.pairs.base.shape[1] - start - delta.shape[2]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,23 +137,31 @@ class Plain(Engine):
     def source_logits(self) -> Float[Tensor, "prompt token"]:
         return self.source[0].gather(1, self.pairs.read)
 
-    def patched(self, layer: int, heads: Sequence[int], pos: int | None) -> Float[Tensor, "head prompt token"]:
-        cells = [(Head(layer, head), pos) for head in heads]
-        return plain_cells(self.model, self.pairs.base, self.source[1], cells, self.pairs.read)
+    def patched(self, cells: Sequence[Head], pos: int | None) -> Float[Tensor, "cell prompt token"]:
+        return plain_cells(self.model, self.pairs.base, self.source[1], cells, pos, self.pairs.read)
 
 
-def why_not_replayed(model: Model, pairs: Pairs) -> str | None:
-    """None if the engine is exact on this model, else the reason; tried on real cells of one prompt."""
-    if not model.towers["main"].is_causal:
+def _batches(items: list[Any], limit: int) -> list[list[Any]]:
+    """As few lists as none needs more than `limit` items, of nearly equal length: a short one would waste the rate."""
+    count = -(-len(items) // limit)
+    return [items[at * len(items) // count : (at + 1) * len(items) // count] for at in range(count)]
+
+
+def why_not_replayed(model: Model, pairs: Pairs, pos: int | None) -> str | None:
+    """None if the engine is exact on this model, else the reason; tried on real cells of one prompt.
+
+    The cells are patched at `pos`, or (None) at every position, as the sweep will.
+    """
+    if not model.towers[MAIN].is_causal:
         return f"{type(model.hf).__name__} is not causal"
     one = Pairs(pairs.base[:1], pairs.source[:1], pairs.start, pairs.read[:1])
     replayed, plain = Replayed(model, one), Plain(model, one)
+    cells = [Head(0, 0), Head(model.n_layers - 1, model.n_heads - 1)]
     try:
-        for layer, pos in ((0, None), (model.n_layers // 2, one.base.shape[1] - 1), (model.n_layers - 1, None)):
-            got, want = (engine.patched(layer, [0], pos) for engine in (replayed, plain))
-            error = float((got - want).abs().max())
-            if error > _tolerance(model) * max(1.0, float(want.abs().max())):
-                return f"replaying {type(model.hf).__name__} from layer {layer} is off by {error:.2g}"
+        got, want = (engine.patched(cells, pos) for engine in (replayed, plain))
+        error = float((got - want).abs().max())
+        if error > _tolerance(model) * max(1.0, float(want.abs().max())):
+            return f"replaying {type(model.hf).__name__} is off by {error:.2g}"
     except (TypeError, RuntimeError, AttributeError, KeyError, IndexError) as problem:
         # whatever an unusual architecture trips over on the fast path, the plain one is right
         return f"{type(model.hf).__name__} cannot be replayed ({type(problem).__name__}: {problem})"

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from headlens import __version__, cli_models, cli_runs
+from headlens import __version__, cli_bench, cli_models, cli_runs
 
 INTERRUPTED = cli_runs.INTERRUPTED
 
@@ -74,6 +74,7 @@ app.command()(cli_runs.demo)
 app.command()(cli_runs.sweep)
 app.command()(cli_runs.show)
 app.command()(cli_runs.export)
+app.command()(cli_bench.bench)
 app.command()(cli_models.models)
 app.command()(cli_models.fetch)
 app.command()(cli_models.doctor)

@@ -38,7 +38,8 @@ def sweep(
     fresh: Fresh = False,
 ) -> None:
     """Patch every head of a model on a task and write the map of what each one carries."""
-    from headlens.analyses.patching import Plan, patch_sweep
+    from headlens.analyses.patching import patch_sweep
+    from headlens.analyses.sweep_plan import Plan
     from headlens.models import load
     from headlens.runs import finished_chunks, write_results
 

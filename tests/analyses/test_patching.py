@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from headlens.analyses import patching
+from headlens.analyses import chunking, patching
 from headlens.analyses.patching import patch_sweep
 from headlens.analyses.tasks import Task
 from headlens.hooks.bridge import to_bridge
@@ -163,26 +163,27 @@ def files(folder):
 
 def test_a_resumed_run_computes_only_what_is_missing_and_ends_byte_identical(tmp_path, monkeypatch):
     model, task = held("llama"), ragged_task()
+    monkeypatch.setattr(chunking, "ROWS", 1)
     patch_sweep(model, task, run=tmp_path / "whole", progress=False)
-    original, layers = patching._layer, []
+    original, bands = patching._band, []
 
-    def interrupted(engine, layer, *rest):
-        if len(layers) == 5:
+    def interrupted(engine, band, *rest):
+        if len(bands) == 5:
             raise KeyboardInterrupt
-        layers.append(layer)
-        return original(engine, layer, *rest)
+        bands.append(band)
+        return original(engine, band, *rest)
 
-    monkeypatch.setattr(patching, "_layer", interrupted)
+    monkeypatch.setattr(patching, "_band", interrupted)
     with pytest.raises(KeyboardInterrupt):
         patch_sweep(model, task, run=tmp_path / "halved", progress=False)
     kept = files(tmp_path / "halved")
     assert len(kept) == 1 + 5
     monkeypatch.setattr(
-        patching, "_layer", lambda engine, layer, *rest: (layers.append(layer), original(engine, layer, *rest))[1]
+        patching, "_band", lambda engine, band, *rest: (bands.append(band), original(engine, band, *rest))[1]
     )
     patch_sweep(model, task, run=tmp_path / "halved", progress=False)
     whole = files(tmp_path / "whole")
-    assert len(layers) == len(whole) - 2
+    assert len(bands) == len(whole) - 2
     assert files(tmp_path / "halved") == whole
     assert kept.items() <= whole.items()
 
@@ -190,7 +191,7 @@ def test_a_resumed_run_computes_only_what_is_missing_and_ends_byte_identical(tmp
 def test_a_finished_run_is_read_not_computed(tmp_path, monkeypatch):
     model, task = held("llama"), task_of()
     first = patch_sweep(model, task, run=tmp_path, progress=False)
-    monkeypatch.setattr(patching, "_layer", lambda *args: pytest.fail("a finished chunk was computed again"))
+    monkeypatch.setattr(patching, "_band", lambda *args: pytest.fail("a finished chunk was computed again"))
     second = patch_sweep(model, task, run=tmp_path, progress=False)
     assert np.array_equal(first.values, second.values)
 
@@ -216,29 +217,30 @@ def test_another_sweep_is_not_mixed_in(tmp_path):
 
 KILLED = """
 import os, signal, sys
-from headlens.analyses import patching
+from headlens.analyses import chunking, patching
 from test_patching import ragged_task
 from tiny_models import held
 
-done, original = [], patching._layer
-def layer(*args):
+done, original, chunking.ROWS = [], patching._band, 1
+def band(*args):
     if len(done) == 4:
         os.kill(os.getpid(), signal.SIGKILL)
     done.append(1)
     return original(*args)
-patching._layer = layer
+patching._band = band
 patching.patch_sweep(held("llama"), ragged_task(), run=sys.argv[1], progress=False)
 """
 
 
 @pytest.mark.slow
-def test_kill_9_loses_only_the_chunk_in_flight(tmp_path, request):
+def test_kill_9_loses_only_the_chunk_in_flight(tmp_path, request, monkeypatch):
     paths = [str(request.path.parent), str(request.path.parents[1] / "support")]
     script = f"import sys; sys.path[:0] = {paths!r}\n{KILLED}"
     died = subprocess.run([sys.executable, "-c", script, str(tmp_path / "killed")], cwd=tmp_path, check=False)
     assert died.returncode == -9
     assert len(list((tmp_path / "killed" / "chunks").iterdir())) == 4
     model, task = held("llama"), ragged_task()
+    monkeypatch.setattr(chunking, "ROWS", 1)
     patch_sweep(model, task, run=tmp_path / "killed", progress=False)
     patch_sweep(model, task, run=tmp_path / "whole", progress=False)
     assert files(tmp_path / "killed") == files(tmp_path / "whole")

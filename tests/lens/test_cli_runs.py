@@ -68,7 +68,7 @@ def test_a_sweep_writes_every_result_and_ranks_the_heads(run, folder, tmp_path):
 
 def test_a_second_sweep_computes_nothing_and_changes_no_byte(run, folder, swept, monkeypatch):
     before = contents(swept)
-    monkeypatch.setattr(patching, "_layer", lambda *args: pytest.fail("computed again"))
+    monkeypatch.setattr(patching, "_band", lambda *args: pytest.fail("computed again"))
     result = run("sweep", "--model", folder, "--n", 6, "--out", swept)
     assert result.exit_code == 0 and "finished chunks were there already" in result.stdout
     assert contents(swept) == before

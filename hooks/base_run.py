@@ -1,0 +1,103 @@
+"""One plain run of prompts, with what a replay from some position on needs of it."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from headlens.hooks.intercept import Attention, Listener, listening, placed
+from headlens.hooks.model import Model
+from headlens.hooks.output import alone, first_tensor
+from headlens.kernels.reference import shared_prefix_attention
+
+
+@dataclass(frozen=True, eq=False)
+class BaseLayer:
+    """What one layer left behind in the plain run."""
+
+    resid_pre: Float[Tensor, "prompt suffix d_model"]
+    attention_out: Any  # the attention module's own return value, trimmed to the suffix
+    call: Attention  # query of the suffix, keys and values of all positions, boolean mask of the suffix
+    block_out: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """A plain run of same-length prompts, kept from position `start` on."""
+
+    tokens: Int[Tensor, "prompt pos"]
+    start: int
+    layers: tuple[BaseLayer, ...]
+
+
+def bytes_per_prompt(model: Model, length: int) -> int:
+    """An upper estimate of what a base run and a source run keep of one prompt of `length` tokens."""
+    heads, kv_heads = model.n_heads * model.d_head, model.n_kv_heads * model.d_head
+    floats = 2 * model.n_layers * length * (3 * model.d_model + 2 * heads + 2 * kv_heads)
+    return floats * model.dtype.itemsize
+
+
+def record_base(model: Model, tokens: Int[Tensor, "prompt pos"], start: int) -> Base:
+    """Run `tokens` once and keep what replaying from position `start` needs."""
+    kept: dict[tuple[str, nn.Module], Any] = {}
+
+    def listen(module: nn.Module, call: Attention) -> tuple[Tensor, None]:
+        allowed = call.allowed()
+        if allowed is None:
+            allowed = torch.ones(1, 1, 1, tokens.shape[1], dtype=torch.bool, device=tokens.device)
+        allowed = allowed.expand(-1, -1, tokens.shape[1], -1)[:, :, start:]
+        kept["call", module] = replace(call, query=call.query[:, :, start:], mask=allowed)
+        return call.z(), None
+
+    def keep_input(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        kept["in", module] = (args[0] if args else kwargs["hidden_states"])[:, start:]
+
+    def keep_output(module: nn.Module, args: tuple, output: Any) -> None:
+        kept["out", module] = alone(output, first_tensor(output)[:, start:])
+
+    handles = []
+    try:
+        for layer in model.layers:
+            handles.append(layer.block.register_forward_pre_hook(keep_input, with_kwargs=True))
+            handles += [m.register_forward_hook(keep_output) for m in (layer.block, layer.attention)]
+        listeners = {layer.attention: listen for layer in model.layers}
+        with torch.no_grad(), listening(model.hf), placed(listeners):
+            model.hf(input_ids=tokens, use_cache=False, logits_to_keep=1)
+    finally:
+        for handle in handles:
+            handle.remove()
+    layers = tuple(
+        BaseLayer(
+            resid_pre=kept["in", layer.block],
+            attention_out=kept["out", layer.attention],
+            call=kept["call", layer.attention],
+            block_out=kept["out", layer.block],
+        )
+        for layer in model.layers
+    )
+    return Base(tokens, start, layers)
+
+
+def joining(kept: Attention, cells: int, start: int, skip: int) -> Listener:
+    """A listener that lets every variant's suffix, from `start` on, read the one kept prefix.
+
+    `skip` is how far `start` lies behind the start of the kept run.
+    """
+
+    prefix_key, prefix_value = kept.key[:, :, :start], kept.value[:, :, :start]
+    assert kept.mask is not None  # record_base makes one
+    mask = kept.mask[:, :, skip:]
+
+    def listen(module: nn.Module, call: Attention) -> tuple[Tensor, None]:
+        if call.softcap is None and call.sinks is None and call.bias is None and mask.shape[1] == 1:
+            query, key, value = (tensor.unflatten(0, (cells, -1)) for tensor in (call.query, call.key, call.value))
+            z = shared_prefix_attention(query, key, value, prefix_key, prefix_value, mask, call.scaling)
+            return z.flatten(0, 1), None
+        key = torch.cat([prefix_key.repeat(cells, 1, 1, 1), call.key], 2)
+        value = torch.cat([prefix_value.repeat(cells, 1, 1, 1), call.value], 2)
+        every = mask if len(mask) == 1 else mask.repeat(cells, 1, 1, 1)
+        return replace(call, key=key, value=value, mask=every).z(), None
+
+    return listen

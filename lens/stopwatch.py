@@ -1,0 +1,44 @@
+"""Measuring a run on this machine: seconds, memory, and the matrix-multiply rate to hold them against."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+
+from headlens.hooks.model import Model
+from headlens.hooks.sweep import ROWS
+
+
+def seconds(device: torch.device, do: Callable[[], object]) -> float:
+    """How long `do` takes, up to the end of what it started on a GPU."""
+    _finish(device)
+    began = time.perf_counter()
+    do()
+    _finish(device)
+    return time.perf_counter() - began
+
+
+def peak_gib(device: torch.device) -> float:
+    """The most memory that was in use so far: of the GPU, or of this whole process, in GiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    # kilobytes, but on macOS bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def matmul_rate(model: Model) -> float:
+    """Floating-point operations a second of `x @ W.T` over the weight matrices of the model's own blocks.
+
+    `x` has as many rows as the sweep engine's batches; one pass over all blocks, the fastest of five.
+    """
+    weights = [p.detach() for layer in model.layers for p in layer.block.parameters() if p.ndim == 2]
+    inputs = {w.shape[1]: torch.randn(ROWS, w.shape[1], device=model.device, dtype=model.dtype) for w in weights}
+    took = min(seconds(model.device, lambda: [inputs[w.shape[1]] @ w.T for w in weights]) for _ in range(5))
+    return sum(2 * ROWS * w.numel() for w in weights) / took
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
