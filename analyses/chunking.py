@@ -26,8 +26,11 @@ def largest_group(model: Model, task: Task, plan: Plan) -> int:
 
 
 def bands(model: Model, group: PromptGroup, plan: Plan) -> list[range]:
-    """The layers of each chunk: as few as still fill two batches of the engine, since a kill loses one chunk."""
-    shortest = 1 if plan.by_position else group.length - group.start
-    rows = model.n_heads * len(group.indices) * shortest
-    height = -(-2 * ROWS // rows)
+    """The layers of each chunk: as many as fill one batch of the engine, since a kill loses one chunk.
+
+    Single positions are patched one after the other, in batches of their own; the middle one is taken as typical.
+    """
+    suffix = group.length - group.start
+    rows = model.n_heads * len(group.indices) * ((suffix + 1) // 2 if plan.by_position else suffix)
+    height = max(1, ROWS // rows)
     return [range(at, min(at + height, model.n_layers)) for at in range(0, model.n_layers, height)]

@@ -29,6 +29,7 @@ from headlens.analyses.provenance import origin
 from headlens.analyses.sweep_plan import Plan
 from headlens.analyses.tasks import Task
 from headlens.analyses.tokens import vocabulary_of
+from headlens.hooks.host_memory import keep_freed_memory
 from headlens.hooks.model import Model
 from headlens.hooks.packing import packed_linears
 from headlens.hooks.sites import MAIN, Head
@@ -71,29 +72,31 @@ def patch_sweep(
     """
     plan = Plan(site, tuple(axes), metric, direction, memory)
     _refuse_unfit(model, task)
-    provenance = {**origin(model, task), **plan.described()}
     groups = group_prompts(task, largest_group(model, task, plan))
     if not groups:
         raise ValueError(f"No pair of task {task.name!r} differs before END; there is nothing to patch.")
-    first = groups[0]
-    tried_at = (first.start + first.length) // 2 if plan.by_position else None
-    reason = why_not_replayed(model, _pairs(model, task, first, plan), tried_at)
-    provenance["method"] = "replay" if reason is None else f"plain forwards, since {reason}"
     folder = None if run is None else Path(run)
-    identity = {**provenance, "memory": memory}
-    store = nullcontext(NotKept()) if folder is None else Checkpoint.open(folder, identity, resume)
     samples, scale = _unmoved(model, task, plan), np.zeros(len(task), np.float32)
-    packing = packed_linears(model) if packs(model, plan) else nullcontext()
-    with store as chunks, packing, _bar(model, task, progress) as bar:
-        for number, group in enumerate(groups):
-            engine: Engine = (Replayed if reason is None else Plain)(model, _pairs(model, task, group, plan))
-            prompts = list(group.indices)
-            for band in bands(model, group, plan):
-                compute = partial(_band, engine, band, model.n_heads, group, task, plan)
-                chunk = chunks.kept(f"group{number:04d}-layer{band.start:03d}", compute)
-                samples[prompts, band.start : band.stop, :, *_positions(group, plan)] = chunk["samples"]
-                scale[prompts] = chunk["scale"]
-                bar.update(len(band) * model.n_heads * len(prompts))
+    keep_freed_memory()
+    with packed_linears(model) if packs(model, plan) else nullcontext():
+        engine: Engine = Replayed(model, _pairs(model, task, groups[0], plan))
+        reason = why_not_replayed(engine, _tried_at(groups[0], plan))
+        method = "replay" if reason is None else f"plain forwards, since {reason}"
+        provenance = {**origin(model, task), **plan.described(), "method": method}
+        identity = {**provenance, "memory": memory}
+        store = nullcontext(NotKept()) if folder is None else Checkpoint.open(folder, identity, resume)
+        with store as chunks, _bar(model, task, progress) as bar:
+            for number, group in enumerate(groups):
+                # the first group's runs are there already: the engine was tried on them
+                if number > 0 or reason is not None:
+                    engine = (Replayed if reason is None else Plain)(model, _pairs(model, task, group, plan))
+                prompts = list(group.indices)
+                for band in bands(model, group, plan):
+                    compute = partial(_band, engine, band, model.n_heads, group, task, plan)
+                    chunk = chunks.kept(f"group{number:04d}-layer{band.start:03d}", compute)
+                    samples[prompts, band.start : band.stop, :, *_positions(group, plan)] = chunk["samples"]
+                    scale[prompts] = chunk["scale"]
+                    bar.update(len(band) * model.n_heads * len(prompts))
     if abs(float(scale.mean())) < SMALLEST_SCALE:
         raise ValueError(
             f"On task {task.name!r} the model's {metric} is the same for clean and corrupted prompts, so there is "
@@ -133,6 +136,11 @@ def _pairs(model: Model, task: Task, group: PromptGroup, plan: Plan) -> Pairs:
     base, source = (corrupted, clean) if plan.direction == "denoising" else (clean, corrupted)
     read = named(plan.metric).read(task)[list(group.indices)].to(model.device)
     return Pairs(base, source, group.start, read)
+
+
+def _tried_at(group: PromptGroup, plan: Plan) -> int | None:
+    """The position at which the engine is tried: one with prefix and suffix, if the sweep patches single positions."""
+    return (group.start + group.length) // 2 if plan.by_position else None
 
 
 def _positions(group: PromptGroup, plan: Plan) -> tuple[slice, ...]:

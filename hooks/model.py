@@ -1,6 +1,5 @@
 """A Hugging Face model as headlens sees it: its towers of attention layers, its sizes, and the verbs that run it."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from transformers import PreTrainedModel
 from headlens.hooks.apply import taps_of
 from headlens.hooks.discover import Layer, Tower
 from headlens.hooks.edits import Call, Edit
+from headlens.hooks.fingerprint import weights_hash
 from headlens.hooks.inputs import Tokens, prepare
 from headlens.hooks.probe import find_all_towers
 from headlens.hooks.record import NamesFilter, Recorder, Reduction, parse_bytes, sites_named
@@ -71,13 +71,8 @@ class Model:
 
     @property
     def weights_hash(self) -> str:
-        """sha256 over the names, shapes and bytes of all parameters as they are now (about 2 GB a second)."""
-        digest = hashlib.sha256()
-        for name, parameter in self.hf.named_parameters():
-            digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-            content: Any = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-            digest.update(content)
-        return digest.hexdigest()
+        """A digest of all parameters as they are now; see `headlens.hooks.fingerprint`."""
+        return weights_hash(self.hf)
 
     @property
     def hook_names(self) -> list[str]:

@@ -21,7 +21,7 @@ from headlens.kernels.reference import head_delta
 
 # Rows (cells x prompts x positions) that one replayed batch aims at: large enough for the full matrix-multiply rate,
 # small enough that a block's activations stay in a CPU's cache.
-ROWS = 768
+ROWS = 1536
 # How far replayed logits of float32 may be from a plain forward's, relative to their size, before replay is given up.
 EXACT = 1e-4
 
@@ -147,18 +147,18 @@ def _batches(items: list[Any], limit: int) -> list[list[Any]]:
     return [items[at * len(items) // count : (at + 1) * len(items) // count] for at in range(count)]
 
 
-def why_not_replayed(model: Model, pairs: Pairs, pos: int | None) -> str | None:
-    """None if the engine is exact on this model, else the reason; tried on real cells of one prompt.
+def why_not_replayed(replayed: Replayed, pos: int | None) -> str | None:
+    """None if the engine is exact on this model, else the reason; tried on real cells of the first prompt.
 
     The cells are patched at `pos`, or (None) at every position, as the sweep will.
     """
+    model, pairs = replayed.model, replayed.pairs
     if not model.towers[MAIN].is_causal:
         return f"{type(model.hf).__name__} is not causal"
-    one = Pairs(pairs.base[:1], pairs.source[:1], pairs.start, pairs.read[:1])
-    replayed, plain = Replayed(model, one), Plain(model, one)
+    plain = Plain(model, Pairs(pairs.base[:1], pairs.source[:1], pairs.start, pairs.read[:1]))
     cells = [Head(0, 0), Head(model.n_layers - 1, model.n_heads - 1)]
     try:
-        got, want = (engine.patched(cells, pos) for engine in (replayed, plain))
+        got, want = replayed.patched(cells, pos)[:, :1], plain.patched(cells, pos)
         error = float((got - want).abs().max())
         if error > _tolerance(model) * max(1.0, float(want.abs().max())):
             return f"replaying {type(model.hf).__name__} is off by {error:.2g}"

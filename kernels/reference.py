@@ -73,25 +73,52 @@ def shared_prefix_attention(
 ) -> Float[Tensor, "cell prompt query head d"]:
     """`z` of many variants (cells) of each prompt that share the keys and values of its first `prefix` positions.
 
-    `key` counts prefix and suffix together. The prefix is read once per prompt, not copied for every cell: all cells
-    and the query heads of a group are the rows of one product.
+    `key` of the mask counts prefix and suffix together. A long prefix is read once per prompt: all cells and the query
+    heads of a group are the rows of one product. A short one is copied to every cell, which moves less than putting
+    the queries into that order and their results back.
     """
+    group = query.shape[2] // key.shape[2]
+    arranged = _copied_prefix if prefix_key.shape[2] <= group * query.shape[3] else _read_once_prefix
+    return arranged(query * scaling, key, value, prefix_key, prefix_value, allowed)
+
+
+def _copied_prefix(
+    query: Tensor, key: Tensor, value: Tensor, prefix_key: Tensor, prefix_value: Tensor, allowed: Tensor
+) -> Tensor:
+    cells, prompts, heads, queries, width = query.shape
+    kv_heads = key.shape[2]
+    key = torch.cat([prefix_key.expand(cells, -1, -1, -1, -1), key], 3).flatten(0, 2)
+    value = torch.cat([prefix_value.expand(cells, -1, -1, -1, -1), value], 3).flatten(0, 2)
+    rows = query.reshape(cells * prompts * kv_heads, -1, width)
+    scores = torch.bmm(rows, key.transpose(1, 2)).reshape(cells, prompts, heads, queries, -1)
+    pattern = _short_softmax(scores.masked_fill_(~allowed, -torch.inf)).reshape(*rows.shape[:2], -1)
+    z = torch.bmm(pattern, value).reshape(cells, prompts, heads, queries, width)
+    return z.transpose(2, 3).contiguous()
+
+
+def _read_once_prefix(
+    query: Tensor, key: Tensor, value: Tensor, prefix_key: Tensor, prefix_value: Tensor, allowed: Tensor
+) -> Tensor:
     cells, prompts, heads, queries, width = query.shape
     kv_heads, prefix = prefix_key.shape[1:3]
     rows = query.reshape(cells, prompts, kv_heads, -1, width).permute(1, 2, 0, 3, 4).contiguous()
     of_prefix = rows.flatten(2, 3) @ prefix_key.transpose(2, 3)
     of_suffix = rows @ key.permute(1, 2, 0, 4, 3)
-    scores = torch.cat([of_prefix.unflatten(2, rows.shape[2:4]), of_suffix], -1) * scaling
+    scores = torch.cat([of_prefix.unflatten(2, rows.shape[2:4]), of_suffix], -1)
     # prompt kv_head cell group query key: the mask is the same for every cell and head
-    scores = scores.unflatten(3, (-1, queries)).masked_fill(~allowed[:, :, None, None], -torch.inf)
-    wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    # torch.softmax takes five times as long on rows this short; every query sees itself, so the maximum is finite
-    weights = torch.exp(wide - wide.amax(-1, keepdim=True))
-    pattern = (weights / weights.sum(-1, keepdim=True)).to(scores.dtype).flatten(3, 4)
+    scores = scores.unflatten(3, (-1, queries)).masked_fill_(~allowed[:, :, None, None], -torch.inf)
+    pattern = _short_softmax(scores).flatten(3, 4)
     z = (pattern[..., :prefix].flatten(2, 3) @ prefix_value).unflatten(2, rows.shape[2:4])
     z = z + pattern[..., prefix:] @ value.permute(1, 2, 0, 3, 4)
     # prompt kv_head cell group query d -> cell prompt query head d
     return z.unflatten(3, (-1, queries)).permute(2, 0, 4, 1, 3, 5).reshape(cells, prompts, queries, heads, width)
+
+
+def _short_softmax(scores: Tensor) -> Tensor:
+    # torch.softmax takes five times as long on rows this short; every query sees itself, so the maximum is finite
+    wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    weights = torch.exp(wide - wide.amax(-1, keepdim=True))
+    return (weights / weights.sum(-1, keepdim=True)).to(scores.dtype)
 
 
 def head_delta(

@@ -58,11 +58,13 @@ def _load_named(what: str | Path, tokenizer: Any, dtype: Any, device: Any) -> "M
         with collector_paused():
             from headlens.device import default_device, default_dtype, parse_device, parse_dtype
             from headlens.folder import load_folder, load_tokenizer
+            from headlens.hooks.host_memory import ask_for_huge_pages
             from headlens.hooks.model import wrap
 
         number_format = default_dtype() if dtype is None else parse_dtype(dtype)
         place = default_device() if device is None else parse_device(device)
         checked.result()
+    ask_for_huge_pages()
     own_tokenizer = load_tokenizer(folder) if tokenizer is None else tokenizer
     name = folder.name if Path(what).expanduser().is_dir() else str(what)
     return wrap(load_folder(folder, number_format, place), own_tokenizer, name)

@@ -61,16 +61,16 @@ def test_unmoved_cells_cost_no_forward(monkeypatch):
 @pytest.mark.parametrize("pos", [None, 6])
 @pytest.mark.parametrize("name", GENERATING)
 def test_the_engine_accepts_every_generating_architecture(name, pos):
-    assert why_not_replayed(held(name), pairs(name), pos) is None
+    assert why_not_replayed(Replayed(held(name), pairs(name)), pos) is None
 
 
 def test_the_engine_gives_up_where_it_is_not_exact():
-    assert "is not causal" in str(why_not_replayed(held("bert"), pairs("bert"), None))
+    assert "is not causal" in str(why_not_replayed(Replayed(held("bert"), pairs("bert")), None))
     hf = tiny("llama")
     original = hf.model.norm.forward
     # a final norm that looks at the other positions of its input breaks the engine's promise
     hf.model.norm.forward = lambda hidden: original(hidden) + 0.1 * hidden.shape[1]
-    assert "is off by" in str(why_not_replayed(wrap(hf), pairs("llama"), None))
+    assert "is off by" in str(why_not_replayed(Replayed(wrap(hf), pairs("llama")), None))
 
 
 def test_a_replay_leaves_no_shadow():

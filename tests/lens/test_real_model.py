@@ -14,8 +14,6 @@ import headlens as hl
 
 pytestmark = pytest.mark.real
 COMMAND = str(Path(sys.executable).with_name("headlens"))
-# The heads that carry the task, one against it, the first and last layers, and some that do nothing.
-CELLS = [(23, 3), (20, 0), (24, 4), (19, 2), (0, 0), (29, 8), (7, 5), (12, 1)]
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +70,14 @@ def peer(model, task, cells, setter, columns, direction="denoising"):
     return (found - unpatched).numpy() * (1 if direction == "denoising" else -1)
 
 
-def test_heads_equal_transformer_lens(smollm2, task, effects):
-    want = peer(smollm2, task, CELLS, "layer_head_vector_patch_setter", ["layer", "head"])
-    found = [effects.samples[:, layer, head].mean() for layer, head in CELLS]
-    np.testing.assert_allclose(found, want, rtol=0, atol=1e-4)
+@pytest.mark.slow
+@pytest.mark.parametrize("direction", ["denoising", "noising"])
+def test_every_head_equals_transformer_lens(smollm2, task, direction):
+    few = task.subset([2, 5])
+    effects = hl.patch_sweep(smollm2, few, direction=direction, progress=False)
+    every = [(layer, head) for layer in range(30) for head in range(9)]
+    want = peer(smollm2, few, every, "layer_head_vector_patch_setter", ["layer", "head"], direction).reshape(30, 9)
+    np.testing.assert_allclose(effects.samples.mean(0), want, rtol=0, atol=1e-4)
     assert np.abs(want).max() > 1
 
 
