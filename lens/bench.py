@@ -92,11 +92,10 @@ def described(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         sampled = "" if row.cells_timed == row.cells else f", worked out from {row.cells_timed} of {row.cells} cells"
-        lines.append(
-            f"{row.who}: {row.seconds:.1f} s ({row.fastest:.1f} to {row.slowest:.1f}{sampled}), "
-            f"{row.times_headlens:.1f} x headlens, effects within {row.max_difference:.1e} logits of it"
-        )
-        if row.matmul_share is not None:
+        lines.append(f"{row.who}: {row.seconds:.1f} s ({row.fastest:.1f} to {row.slowest:.1f}{sampled})")
+        if row.matmul_share is None:
+            lines.append(f"  {row.times_headlens:.1f} x headlens, effects within {row.max_difference:.1e} logits of it")
+        else:
             lines.append(
                 f"  {row.matmul_share:.0%} of the matrix-multiply rate ({row.matmul_gflops:.0f} GFLOP/s) on the least "
                 f"arithmetic there is, {row.peak_gib:.2f} GiB at most"
