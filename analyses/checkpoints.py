@@ -22,6 +22,7 @@ from headlens.analyses.atomic import remove_leftovers, write_text
 RUN_FILE = "run.json"
 RESULT_FILE = "headmap.safetensors"
 _LOCK_FILE = ".lock"
+_MOST_SHOWN = 40
 
 
 @dataclass(frozen=True)
@@ -124,10 +125,26 @@ def _refuse_other_work(folder: Path, identity: Mapping[str, Any]) -> None:
             f"{path} is damaged, so what the folder holds is unknown; give another folder, or start afresh "
             "(--fresh, resume=False)."
         )
-    differing = sorted(key for key in {*kept, *identity} if kept.get(key) != identity.get(key))
+    differing = _differences(kept, identity)
     if differing:
-        shown = "; ".join(f"{key}: {kept.get(key)!r} there, {identity.get(key)!r} now" for key in differing)
         raise ValueError(
-            f"{folder} holds a run of something else ({shown}); "
+            f"{folder} holds a run of something else ({'; '.join(differing)}); "
             "give another folder, or start afresh (--fresh, resume=False)."
         )
+
+
+def _differences(there: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two descriptions, entry by entry, in few words each."""
+    found: list[str] = []
+    for key in sorted({*there, *now}):
+        old, new = there.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found.append(f"{prefix}{key}: {_shortened(old)} there, {_shortened(new)} now")
+    return found
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."

@@ -56,11 +56,13 @@ def sweep(
         typer.echo(f"Stopped. What is finished is kept in {out}; run the same command again to go on.", err=True)
         raise typer.Exit(INTERRUPTED) from None
     seconds = time.perf_counter() - started
+    # before anything is printed: whoever reads our output may have gone
+    written = write_results(headmap, out)
     work = f"{loaded.n_layers * loaded.n_heads} heads on {len(prompts)} pairs of {prompts.name}"
     resumed = f" ({finished} finished chunks were there already)" if finished else ""
     typer.echo(f"{loaded.name}: {work} in {seconds:.1f} s{resumed}, by {headmap.provenance['method']}")
     typer.echo(_described(headmap, SHOWN))
-    typer.echo(f"Wrote {', '.join(write_results(headmap, out))} in {out}")
+    typer.echo(f"Wrote {', '.join(written)} in {out}")
 
 
 def demo(

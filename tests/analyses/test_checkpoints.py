@@ -42,6 +42,12 @@ def test_other_work_is_refused_by_what_differs_and_nothing_is_lost(tmp_path):
     assert names(tmp_path) == ["b.safetensors"]
 
 
+def test_what_differs_is_told_entry_by_entry_and_cut_short(tmp_path):
+    fill(tmp_path, work={"task": {"n": 8, "seed": 0}, "hash": "a" * 64})
+    with pytest.raises(ValueError, match=r"\(hash: 'a{39}\.\.\. there, 'b' now; task\.seed: 0 there, 1 now\)"):
+        fill(tmp_path, work={"task": {"n": 8, "seed": 1}, "hash": "b"})
+
+
 @pytest.mark.parametrize("damage", [lambda data: data[:-4], lambda data: data[:-1] + b"\x01", lambda data: b""])
 def test_a_damaged_chunk_is_set_aside_and_the_others_stay(tmp_path, damage):
     fill(tmp_path, "a", "b")

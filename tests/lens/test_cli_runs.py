@@ -74,6 +74,15 @@ def test_a_second_sweep_computes_nothing_and_changes_no_byte(run, folder, swept,
     assert contents(swept) == before
 
 
+def test_results_are_there_even_if_the_reader_of_the_output_has_gone(run, folder, tmp_path, monkeypatch):
+    def gone(*args, **kwargs):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(cli.cli_runs.typer, "echo", gone)
+    run("sweep", "--model", folder, "--n", 6, "--out", tmp_path / "run")
+    assert {path.name for path in (tmp_path / "run").iterdir() if path.name != ".lock"} == RESULTS
+
+
 def test_a_sweep_by_position_of_the_users_own_pairs(run, folder, tmp_path):
     pairs = [
         {"clean": f"When {a} and {b} went to the store, {b} gave a drink to", "answer": f" {a}", "foil": f" {b}"}
