@@ -14,6 +14,7 @@ from headlens.hooks.discover import Layer, Tower
 from headlens.hooks.edits import Call, Edit
 from headlens.hooks.fingerprint import weights_hash
 from headlens.hooks.inputs import Tokens, prepare
+from headlens.hooks.intercept import listening
 from headlens.hooks.probe import find_all_towers
 from headlens.hooks.record import NamesFilter, Recorder, Reduction, parse_bytes, sites_named
 from headlens.hooks.sites import MAIN
@@ -141,7 +142,7 @@ class Model:
         # generate counts positions itself, from the attention mask
         inputs.pop("position_ids", None)
         generate: Any = self.hf.generate
-        with torch.no_grad():
+        with torch.no_grad(), listening(self.hf):
             return generate(**inputs, **kwargs)
 
     def to_tokens(self, text: str | Sequence[str]) -> Tensor:
@@ -163,7 +164,10 @@ class Model:
         return from_bridge(bridge, name)
 
     def _forward(self, tokens: Tokens, kwargs: Mapping[str, Any]) -> Tensor:
-        output = self.hf(**prepare(self.hf, self.tokenizer, tokens, kwargs))
+        # plain runs too: an edit is compared with them, and transformers' own default may compute something else (in
+        # 5.17 its SDPA drops Gemma-2's soft cap)
+        with listening(self.hf):
+            output = self.hf(**prepare(self.hf, self.tokenizer, tokens, kwargs))
         return output.logits if "logits" in output else output.last_hidden_state
 
     @property
