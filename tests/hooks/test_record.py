@@ -43,7 +43,8 @@ def test_patterns_equal_eager_attention(name):
 def test_residual_stream_equals_hidden_states(name):
     inputs = inputs_for(name)
     with torch.no_grad():
-        expected = eager(name)(**inputs, output_hidden_states=True)
+        # transformers' own default, but for Gemma-2, whose soft cap it drops in some versions
+        expected = (eager if name == "gemma2" else tiny)(name)(**inputs, output_hidden_states=True)
         _, cache = held(name).record(inputs, names_filter=lambda site: "hook_resid_p" in site)
     for tower, attribute in HIDDEN.get(name, [("main", "hidden_states")]):
         states = expected[attribute]
