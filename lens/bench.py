@@ -22,7 +22,7 @@ from headlens.analyses.tasks import Task
 from headlens.contestants import Lap
 from headlens.hooks.arithmetic import least_flops
 from headlens.hooks.model import Model
-from headlens.hooks.sites import Head
+from headlens.hooks.sites import Head, parse_heads
 from headlens.stopwatch import matmul_rate, peak_gib
 
 _PACKAGES = ("headlens", "torch", "transformers", "transformer-lens")
@@ -50,7 +50,7 @@ def compare(model: Model, task: Task, sample: int | None = 27, rounds: int = 3) 
 
     `sample` is how many cells a peer is timed on, drawn at random (None: all). A peer that is not installed has no row.
     """
-    every = [Head(layer, head) for layer in range(model.n_layers) for head in range(model.n_heads)]
+    every = parse_heads("all", model.n_layers, model.n_heads)
     cells = every if sample is None else random.Random(0).sample(every, min(sample, len(every)))
     racing = {"headlens": contestants.headlens(model, task, cells)}
     expected, peak = racing["headlens"]().effects, peak_gib(model.device)
