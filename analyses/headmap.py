@@ -14,19 +14,20 @@ if TYPE_CHECKING:
     import pandas
     import xarray
 
-DIMS = ("layer", "head", "pos", "query", "key", "task", "metric")
+DIMS = ("layer", "head", "heads", "pos", "query", "key", "task", "metric")
 FORMAT = "headlens-headmap/1"
-_PREFIX = {"layer": "L", "head": "H", "pos": "@", "query": "q", "key": "k"}
+_PREFIX = {"layer": "L", "head": "H", "pos": "@", "query": " q", "key": " k"}
 
 
 @dataclass(frozen=True, eq=False)
 class HeadMap:
     """Values over dims such as (layer, head), float32, NaN where missing. A value: nothing in it can be changed.
 
-    `samples` [prompt, *dims] are the prompts' own numbers in the metric's units and `scale` [prompt] what they are
-    divided by; `values` = mean of samples / mean of scale. `clusters` has one label per prompt, and prompts that share
-    one are resampled together. `coords` names each entry of a dim (default 0, 1, 2 ...). `sign` says what a positive
-    value means, `provenance` what the map was made from.
+    `samples` [prompt, *dims] are the prompts' own numbers in the metric's units and `scale` what they are divided by:
+    [prompt], or [prompt, metric] where metric is the last dim, since each metric has its own. `values` = mean of
+    samples / mean of scale. `clusters` has one label per prompt, and prompts that share one are resampled together.
+    `coords` names each entry of a dim (default 0, 1, 2 ...). `sign` says what a positive value means, `provenance`
+    what the map was made from.
     """
 
     values: np.ndarray
@@ -57,13 +58,19 @@ class HeadMap:
             object.__setattr__(self, "clusters", ())
             return
         samples = _frozen(self.samples)
-        scale = _frozen(np.ones(len(samples)) if self.scale is None else self.scale)
+        over_metrics = _over_metrics(self.dims)
+        scale_shape = (len(samples), *self.values.shape[-1:]) if over_metrics else (len(samples),)
+        scale = _frozen(np.ones(scale_shape) if self.scale is None else self.scale)
+        if over_metrics and scale.shape == scale_shape[:1]:
+            # one number a prompt serves every metric
+            scale = _frozen(np.broadcast_to(scale[:, None], scale_shape))
         clusters = tuple(self.clusters) or tuple(f"prompt {prompt}" for prompt in range(len(samples)))
-        if samples.shape[1:] != self.values.shape or not len(scale) == len(clusters) == len(samples):
+        if samples.shape[1:] != self.values.shape or scale.shape != scale_shape or len(clusters) != len(samples):
+            metric = ", metric" if over_metrics else ""
             raise ValueError(
                 f"Samples {samples.shape}, scale {scale.shape} and {len(clusters)} clusters do not go with values "
-                f"{self.values.shape}; expected samples [prompt, {', '.join(self.dims)}], and a scale and a cluster "
-                "for each prompt."
+                f"{self.values.shape}; expected samples [prompt, {', '.join(self.dims)}], scale [prompt{metric}] and "
+                "a cluster for each prompt."
             )
         for key, value in {"samples": samples, "scale": scale, "clusters": clusters}.items():
             object.__setattr__(self, key, value)
@@ -86,8 +93,28 @@ class HeadMap:
             self._intervals[level, seed] = interval
         return self._intervals[level, seed]
 
+    def p_values(self, seed: int = 0) -> np.ndarray:
+        """How likely each value is to come out this far from 0 if the cell does nothing: see `significance.py`."""
+        from headlens.analyses.significance import sign_flip_p_values
+
+        return sign_flip_p_values(self, seed=seed)
+
+    def significant(self, q: float = 0.05) -> np.ndarray:
+        """Which cells differ from 0, of which a share of q is expected to be false: see `significance.py`."""
+        from headlens.analyses.significance import significant
+
+        return significant(self, q)
+
+    def stability(self, k: int) -> "HeadMap":
+        """The share of resamples in which each cell is among the k largest by magnitude: see `stability.py`."""
+        from headlens.analyses.stability import stability
+
+        return stability(self, k)
+
     def sel(self, **where: int | str | Sequence[int | str]) -> "HeadMap":
         """The part at these coords: `sel(layer=23)` drops the dim, `sel(layer=[22, 23])` keeps it.
+
+        A metric comes with its own scale: `sel(metric="logit_diff")` is the map of that metric alone.
 
         ValueError for a dim or a coord that the map does not have.
         """
@@ -107,19 +134,25 @@ class HeadMap:
                 raise ValueError(f"There is no {dim} {label!r}; this map has {dim} {labels[0]} to {labels[-1]}.")
         rows = [labels.index(label) for label in chosen]
         index: Any = rows[0] if single else rows
+        scale, provenance = self.scale, self.provenance
+        if dim == "metric":
+            if scale is not None and _over_metrics(self.dims):
+                scale = np.take(scale, index, 1)
+            provenance = {**provenance, "metric": chosen[0] if single else chosen}
         return replace(
             self,
             values=np.asarray(np.take(self.values, index, axis)),
             samples=None if self.samples is None else np.take(self.samples, index, axis + 1),
+            scale=scale,
+            provenance=provenance,
             dims=tuple(d for d in self.dims if d != dim or not single),
             coords={d: tuple(chosen) if d == dim else c for d, c in self.coords.items() if d != dim or not single},
         )
 
     def label(self, cell: Sequence[int]) -> str:
-        """A cell's name: "L23H3", "L23H3@9"."""
-        return "".join(
-            f"{_PREFIX.get(dim, ' ')}{self.coords[dim][at]}" for dim, at in zip(self.dims, cell, strict=True)
-        )
+        """A cell's name: "L23H3", "L23H3@9", "L23H3@S2", "L23", "L23H3 q13 k9", "L23H3 logit_diff"."""
+        at = dict(zip(self.dims, cell, strict=True))
+        return "".join(f"{_PREFIX.get(dim, ' ')}{self.coords[dim][at[dim]]}" for dim in DIMS if dim in at).strip()
 
     def top(self, k: int = 10, level: float = 0.95) -> "pandas.DataFrame":
         """The k cells of largest magnitude, largest first: label, dims, value, and the interval where there is one."""
@@ -196,6 +229,11 @@ def _frozen(array: np.ndarray) -> np.ndarray:
     copy = np.array(array, np.float32)
     copy.setflags(write=False)
     return copy
+
+
+def _over_metrics(dims: tuple[str, ...]) -> bool:
+    """Whether each metric has a scale of its own."""
+    return dims[-1:] == ("metric",)
 
 
 def _plain(label: Any) -> int | str:

@@ -174,7 +174,9 @@ def _check_lengths(document: _Document) -> None:
     if labels != sizes:
         raise ValueError(f"The field 'coords' has {labels} labels; expected {sizes}, as 'dims' and 'shape' say.")
     if document.scale is not None:
-        _check_lists("scale", document.scale, (len(document.scale),))
+        # each metric has its own scale; one number a prompt serves all
+        own = document.dims[-1:] == ["metric"] and any(isinstance(part, list) for part in document.scale)
+        _check_lists("scale", document.scale, (len(document.scale), *(document.shape[-1:] if own else ())))
 
 
 def _check_lists(field: str, given: Any, shape: tuple[int, ...]) -> None:

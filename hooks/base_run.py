@@ -32,10 +32,12 @@ class Base:
     layers: tuple[BaseLayer, ...]
 
 
-def bytes_per_prompt(model: Model, length: int) -> int:
-    """An upper estimate of what a base run and a source run keep of one prompt of `length` tokens."""
+def bytes_per_prompt(model: Model, length: int, site: str = "z") -> int:
+    """An upper estimate of what a base run and the two runs of a site keep of one prompt of `length` tokens."""
     heads, kv_heads = model.n_heads * model.d_head, model.n_kv_heads * model.d_head
-    floats = 2 * model.n_layers * length * (3 * model.d_model + 2 * heads + 2 * kv_heads)
+    kept = 3 * model.d_model + heads + 2 * kv_heads
+    recorded = {"pattern": model.n_heads * length, "attn_scores": model.n_heads * length}
+    floats = model.n_layers * length * (2 * kept + 2 * recorded.get(site, max(heads, model.d_model)))
     return floats * model.dtype.itemsize
 
 
@@ -80,12 +82,27 @@ def record_base(model: Model, tokens: Int[Tensor, "prompt pos"], start: int) -> 
     return Base(tokens, start, layers)
 
 
-def joining(kept: Attention, cells: int, start: int, skip: int) -> Listener:
-    """A listener that lets every variant's suffix, from `start` on, read the one kept prefix.
+def from_row(kept: Attention, skip: int) -> Attention:
+    """The kept call without its first `skip` queries."""
+    assert kept.mask is not None  # record_base makes one
+    return replace(kept, query=kept.query[:, :, skip:], mask=kept.mask[:, :, skip:])
+
+
+def joined(kept: Attention, call: Attention, cells: int, start: int, skip: int) -> Attention:
+    """The call of `cells` variants' suffix, from `start` on, with the kept prefix put before its keys and values.
 
     `skip` is how far `start` lies behind the start of the kept run.
     """
+    assert kept.mask is not None  # record_base makes one
+    key = torch.cat([kept.key[:, :, :start].repeat(cells, 1, 1, 1), call.key], 2)
+    value = torch.cat([kept.value[:, :, :start].repeat(cells, 1, 1, 1), call.value], 2)
+    mask = kept.mask[:, :, skip:]
+    every = mask if len(mask) == 1 else mask.repeat(cells, 1, 1, 1)
+    return replace(call, key=key, value=value, mask=every)
 
+
+def joining(kept: Attention, cells: int, start: int, skip: int) -> Listener:
+    """A listener that lets every variant's suffix, from `start` on, read the one kept prefix."""
     prefix_key, prefix_value = kept.key[:, :, :start], kept.value[:, :, :start]
     assert kept.mask is not None  # record_base makes one
     mask = kept.mask[:, :, skip:]
@@ -95,9 +112,6 @@ def joining(kept: Attention, cells: int, start: int, skip: int) -> Listener:
             query, key, value = (tensor.unflatten(0, (cells, -1)) for tensor in (call.query, call.key, call.value))
             z = shared_prefix_attention(query, key, value, prefix_key, prefix_value, mask, call.scaling)
             return z.flatten(0, 1), None
-        key = torch.cat([prefix_key.repeat(cells, 1, 1, 1), call.key], 2)
-        value = torch.cat([prefix_value.repeat(cells, 1, 1, 1), call.value], 2)
-        every = mask if len(mask) == 1 else mask.repeat(cells, 1, 1, 1)
-        return replace(call, key=key, value=value, mask=every).z(), None
+        return joined(kept, call, cells, start, skip).z(), None
 
     return listen

@@ -1,30 +1,82 @@
-"""One whole forward per cell: the plain way to patch z, which the replay engine must equal.
+"""One whole forward per cell: the plain way to patch, which the replay engine must equal.
 
-Tests compare the engine with it, and the engine falls back on it for a model that it cannot replay exactly.
+Tests compare the engine with it, and a sweep falls back on it for a model that cannot be replayed exactly.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from headlens.hooks.edits import Patch
+from headlens.hooks.cells import Cell, Rows
+from headlens.hooks.edits import Call
 from headlens.hooks.model import Model
-from headlens.hooks.sites import Head
+from headlens.hooks.sites import SITE_AXES, Site
+from headlens.hooks.sweep import Engine, Measure, Pairs, of_tokens
+from headlens.hooks.taps import Where
 
 
-def plain_cells(
-    model: Model,
-    tokens: Int[Tensor, "prompt pos"],
-    source_z: Sequence[Float[Tensor, "prompt pos head d_head"]],
-    cells: Sequence[Head],
-    pos: int | None,
-    read: Int[Tensor, "prompt token"],
-) -> Float[Tensor, "cell prompt token"]:
-    """Logits of the `read` tokens at the last position with one head's z patched, at `pos` or (None) everywhere."""
-    logits = []
-    for head in cells:
-        with torch.no_grad(), model.edited(Patch(head, source_z[head.layer], pos=pos)):
-            logits.append(model(tokens)[:, -1].gather(1, read))
-    return torch.stack(logits)
+@dataclass(frozen=True, eq=False)
+class Plain(Engine):
+    """One whole forward per cell."""
+
+    model: Model
+    pairs: Pairs
+
+    @cached_property
+    def runs(self) -> tuple[tuple[Tensor, list[Tensor]], tuple[Tensor, list[Tensor]]]:
+        """Logits, and each layer's activation at the site, of the base run and of the other."""
+        base, other = (self._run(tokens) for tokens in (self.pairs.base, self.pairs.other))
+        return base, other
+
+    def _run(self, tokens: Tensor) -> tuple[Tensor, list[Tensor]]:
+        with torch.no_grad():
+            logits, kept = self.model.record(tokens, names_filter=self.pairs.site, budget=None)
+        activations = [kept[str(Site(self.pairs.site, layer))] for layer in range(self.model.n_layers)]
+        return logits[:, -self.pairs.read.last :], activations
+
+    @property
+    def base_logits(self) -> Float[Tensor, "prompt row token"]:
+        return of_tokens(self.runs[0][0], self.pairs.read)
+
+    @property
+    def other_logits(self) -> Float[Tensor, "prompt row token"]:
+        return of_tokens(self.runs[1][0], self.pairs.read)
+
+    def patched(self, cells: Sequence[Cell], rows: Rows, measure: Measure) -> Float[Tensor, "cell prompt ..."]:
+        chosen, measured = rows.chosen.to(self.model.device), []
+        for cell in cells:
+            edits = [
+                Call(str(Site(self.pairs.site, layer)), self._exchange(self._source(layer), heads, chosen, rows.key))
+                for layer, heads in cell.parts
+            ]
+            with torch.no_grad(), self.model.edited(*edits):
+                logits = self.model(self.pairs.base)[:, -self.pairs.read.last :]
+            measured.append(measure(of_tokens(logits, self.pairs.read)[None]))
+        return torch.cat(measured)
+
+    def _source(self, layer: int) -> Tensor:
+        base, other = (activations[layer] for _, activations in self.runs)
+        return other if self.pairs.fill is None else self.pairs.fill(layer, base)
+
+    def _exchange(
+        self, source: Tensor, heads: tuple[int, ...], chosen: Tensor, key: int | None
+    ) -> Callable[[Tensor, Where], Tensor]:
+        by_head = SITE_AXES[self.pairs.site][1] == "head"
+
+        def act(tensor: Tensor, hook: Where) -> Tensor:
+            if by_head:
+                keys = slice(None) if key is None else slice(key, key + 1)
+                for head in heads:
+                    tensor[:, head, :, keys][chosen] = source[:, head, :, keys][chosen]
+            elif heads:
+                for head in heads:
+                    tensor[:, :, head][chosen] = source[:, :, head][chosen]
+            else:
+                tensor[chosen] = source[chosen]
+            return tensor
+
+        return act

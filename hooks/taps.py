@@ -202,7 +202,10 @@ def _install_residual_taps(
         addition = first_tensor(output)
         middle = entered["resid_pre"] + addition
         edited = run("resid_mid", middle)
-        return output if edited is middle else replace_first(output, addition + (edited - middle))
+        if edited is middle:
+            return output
+        # the block adds its input again, which leaves an edit to 0 at exactly 0
+        return replace_first(output, torch.where(edited == middle, addition, edited - entered["resid_pre"]))
 
     def on_mlp(module: nn.Module, args: tuple, output: Any) -> Any:
         flat = first_tensor(output)

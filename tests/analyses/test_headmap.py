@@ -42,6 +42,11 @@ def test_nothing_in_it_can_be_changed():
         ({"samples": np.zeros((4, 2, 3))}, r"do not go with values \(3, 2\)"),
         ({"samples": np.zeros((4, 3, 2)), "scale": np.ones(3)}, "do not go with"),
         ({"samples": np.zeros((4, 3, 2)), "clusters": ("a",)}, "1 clusters do not go with"),
+        ({"samples": np.zeros((4, 3, 2)), "scale": np.ones((4, 2))}, r"expected .* scale \[prompt\] and"),
+        (
+            {"dims": ("head", "metric"), "samples": np.zeros((4, 3, 2)), "scale": np.ones((4, 3))},
+            r"expected .* scale \[prompt, metric\] and",
+        ),
     ],
 )
 def test_fields_that_do_not_fit_are_refused(fields, sentence):
@@ -72,6 +77,79 @@ def test_top_ranks_by_magnitude_and_leaves_out_what_is_missing():
     assert (with_interval["low"] <= with_interval["value"]).all() and (
         with_interval["value"] <= with_interval["high"]
     ).all()
+
+
+@pytest.mark.parametrize(
+    ("dims", "coords", "label"),
+    [
+        (("layer", "head"), {}, "L2H1"),
+        (("head", "layer"), {}, "L1H2"),
+        (("layer", "pos"), {}, "L2@1"),
+        (("layer",), {}, "L2"),
+        (("head",), {"head": (4, 5, 6)}, "H6"),
+        (("layer", "head", "pos"), {"pos": ("IO", "S2")}, "L2H1@S2"),
+        (("layer", "head", "query", "key"), {"query": (12, 13)}, "L2H1 q13 k1"),
+        (("query", "key"), {}, "q2 k1"),
+        (("layer", "head", "metric"), {"metric": ("prob", "logit_diff")}, "L2H1 logit_diff"),
+        (("layer", "pos", "metric"), {"pos": ("IO", "S2"), "metric": ("prob", "logit_diff")}, "L2@S2 logit_diff"),
+        (("task", "metric"), {"task": ("a", "b", "ioi"), "metric": ("prob", "kl")}, "ioi kl"),
+    ],
+)
+def test_labels_read_well(dims, coords, label):
+    shape = (3, 2, 2, 2)[: len(dims)]
+    found = HeadMap(values=np.zeros(shape), dims=dims, coords=coords, **ABOUT)
+    assert found.label([size - 1 for size in shape]) == label == found.to_frame()["label"].iloc[-1]
+
+
+def over_metrics(**fields):
+    """Make a map of two heads and three metrics, in which each metric has units of its own size."""
+    draw = np.random.default_rng(1)
+    size = np.array([1, 100, 0.01])
+    samples = (draw.normal(size=(6, 2, 3)) * size).astype(np.float32)
+    samples[1, 0, 2] = np.nan
+    scale = (draw.uniform(1, 2, size=(6, 3)) * size).astype(np.float32)
+    fields = {"scale": scale, "clusters": tuple("aabbcc"), **fields}
+    coords = {"metric": ("logit_diff", "prob", "kl")}
+    return HeadMap.from_samples(samples, dims=("head", "metric"), coords=coords, **ABOUT, **fields)
+
+
+def test_each_metric_is_a_map_of_its_own_scale():
+    found = over_metrics(provenance={"metric": ["logit_diff", "prob", "kl"], "seed": 0})
+    for at, metric in enumerate(("logit_diff", "prob", "kl")):
+        samples, scale = found.samples[..., at], found.scale[:, at]
+        alone = HeadMap.from_samples(samples, scale, dims=("head",), clusters=found.clusters, **ABOUT)
+        picked = found.sel(metric=metric)
+        assert picked.dims == ("head",) and np.array_equal(picked.scale, scale)
+        assert np.array_equal(picked.values, alone.values) and np.array_equal(found.values[:, at], alone.values)
+        for end in ("low", "high"):
+            np.testing.assert_allclose(getattr(picked.ci(), end), getattr(alone.ci(), end), rtol=1e-6)
+            np.testing.assert_allclose(getattr(found.ci(), end)[:, at], getattr(alone.ci(), end), rtol=1e-6)
+        assert picked.provenance == {"metric": metric, "seed": 0}
+    kept = found.sel(metric=["kl", "prob"], head=1)
+    assert kept.dims == ("metric",) and kept.provenance["metric"] == ["kl", "prob"]
+    assert np.array_equal(kept.scale, found.scale[:, [2, 1]]) and np.array_equal(kept.values, found.values[1, [2, 1]])
+
+
+def test_a_frame_of_several_metrics_names_them():
+    frame = over_metrics().to_frame()
+    assert list(frame.columns) == ["label", "head", "metric", "value", "low", "high"]
+    assert frame["label"].tolist()[3:] == ["H1 logit_diff", "H1 prob", "H1 kl"]
+
+
+def test_one_scale_serves_every_metric():
+    once = over_metrics(scale=np.arange(1, 7, dtype=np.float32))
+    assert once.scale.shape == (6, 3) and (once.scale == np.arange(1, 7)[:, None]).all()
+    assert over_metrics(scale=None).scale.shape == (6, 3)
+    inside = HeadMap.from_samples(np.ones((4, 3, 2)), np.full(4, 2), dims=("metric", "head"), **ABOUT)
+    assert inside.sel(metric=1).scale.shape == (4,) and (inside.values == 0.5).all()
+
+
+def test_a_map_of_several_metrics_comes_back_from_a_file(tmp_path):
+    found = over_metrics()
+    found.save(tmp_path / "map.safetensors")
+    back = HeadMap.load(tmp_path / "map.safetensors")
+    assert back.described() == found.described() and np.array_equal(back.scale, found.scale)
+    assert np.array_equal(back.ci().low, found.ci().low)
 
 
 def test_a_frame_has_a_row_per_cell():

@@ -182,6 +182,30 @@ def test_both_readers_refuse(document, field, value):
     assert not agrees(document)
 
 
+def test_each_metric_has_a_scale(headmap):
+    scale = np.stack([headmap.scale, 10 * headmap.scale], 1)
+    made = replace(headmap, dims=("layer", "head", "metric"), coords={"metric": ("prob", "kl")}, scale=scale)
+    text = to_json(made)
+    document = json.loads(text)
+    back = from_json(text)
+    assert agrees(document) and same_bits(back.scale, made.scale)
+    assert back.dims == made.dims and back.coords == made.coords
+    assert np.array_equal(back.ci().low, made.ci().low, equal_nan=True)
+    # one number a prompt, as documents without several metrics have it, serves all
+    document["scale"] = [row[0] for row in document["scale"]]
+    assert agrees(document)
+    assert np.array_equal(from_json(json.dumps(document)).scale, np.stack([headmap.scale] * 2, 1))
+    for wrong in ([1, [2, 3]], [[1]], [[1, 2], [3]], [["1", 2]]):
+        with pytest.raises(ValueError, match=r"'scale\[|'scale' has|one entry a prompt"):
+            validate({**document, "scale": (wrong + [[1, 2]] * 7)[:7]})
+
+
+def test_only_metrics_have_a_scale_each(document):
+    document["scale"] = [[1, 2]] * 7
+    with pytest.raises(ValueError, match=r"'scale\[0\]' is \[1, 2\]; expected a number"):
+        validate(document)
+
+
 # what JSON Schema has no words for
 @pytest.mark.parametrize(
     ("field", "value", "says"),

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from headlens.analyses import uncertainty
-from headlens.analyses.uncertainty import ratio_interval, ratio_of_means
+from headlens.analyses.uncertainty import (
+    ratio_interval,
+    ratio_of_means,
+    resample_counts,
+    resampled_ratios,
+    units_of,
+)
 
 
 def by_loop(samples, scale, clusters, level, resamples, seed):
@@ -57,6 +63,37 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
         found = ratio_interval(samples, np.ones(72), [str(row // 3) for row in range(72)], 0.9, 400, trial)
         hits += bool(found.low[0] <= 1 <= found.high[0])
     assert 0.83 < hits / trials < 0.95
+
+
+def test_each_metric_is_divided_by_its_own_scale():
+    draw = np.random.default_rng(6)
+    samples, scale = draw.normal(size=(7, 2, 5, 3)), draw.uniform(1, 2, size=(7, 3))
+    samples[3, 1, 4, 2] = np.nan
+    together = ratio_interval(samples, scale, list("abcabca"), resamples=50)
+    for metric in range(3):
+        part, own = samples[..., metric], scale[:, metric]
+        np.testing.assert_allclose(
+            ratio_of_means(samples, scale)[..., metric],
+            np.nansum(part, 0) / np.where(np.isnan(part), 0, own[:, None, None]).sum(0),
+        )
+        alone = ratio_interval(part, own, list("abcabca"), resamples=50)
+        np.testing.assert_allclose(together.low[..., metric], alone.low, rtol=1e-6)
+        np.testing.assert_allclose(together.high[..., metric], alone.high, rtol=1e-6)
+
+
+@pytest.mark.parametrize("at_once", [8 * 6 * 7, 10**9])
+def test_resampled_maps_are_the_ratios_of_the_drawn_prompts(at_once, monkeypatch):
+    monkeypatch.setattr(uncertainty, "_AT_ONCE_BYTES", at_once)
+    draw = np.random.default_rng(7)
+    samples, scale, clusters = draw.normal(size=(9, 3, 2)), draw.uniform(1, 2, size=9), list("cabbacbca")
+    counts = resample_counts(units_of(clusters), 20, seed=3)
+    found = np.concatenate(list(resampled_ratios(samples, scale, counts)))
+    assert found.shape == (20, 6)
+    for row, times in zip(found, counts, strict=True):
+        prompts = [prompt for prompt in range(9) for _ in range(int(times[prompt]))]
+        np.testing.assert_allclose(row, (samples[prompts].sum(0) / scale[prompts].sum()).reshape(-1))
+        assert all(len({times[prompt] for prompt in range(9) if clusters[prompt] == name}) == 1 for name in "abc")
+        assert sum(times[clusters.index(name)] for name in "abc") == 3
 
 
 def test_missing_cells_stay_missing():

@@ -106,6 +106,44 @@ def test_a_map_comes_back_whole(headmap, tmp_path, to, load):
     assert back.described() == headmap.described()
 
 
+@pytest.fixture
+def two_metrics(headmap):
+    """The second metric's samples are 5 times as large and its scale 10 times: its values are half the first's."""
+    return HeadMap.from_samples(
+        np.stack([headmap.samples, 5 * headmap.samples], -1),
+        np.stack([headmap.scale, 10 * headmap.scale], -1),
+        dims=(*headmap.dims, "metric"),
+        name="patching effect",
+        units="fraction",
+        sign="Positive means: restores.",
+        coords={"metric": ("prob", "kl")},
+    )
+
+
+@pytest.mark.parametrize(
+    ("to", "read"),
+    [
+        ("parquet", pandas.read_parquet),
+        ("csv", pandas.read_csv),
+        ("json", lambda path: from_json(path.read_text()).to_frame()),
+        ("safetensors", lambda path: HeadMap.load(path).to_frame()),
+    ],
+)
+def test_a_map_of_several_metrics_has_a_row_for_each(two_metrics, tmp_path, to, read):
+    frame = read(export(two_metrics, to, tmp_path / f"map.{to}"))
+    assert frame["label"].tolist()[:3] == ["L0H0 prob", "L0H0 kl", "L0H1 prob"]
+    assert frame["metric"].tolist() == ["prob", "kl"] * 15
+    for column in ("value", "low", "high"):
+        first, second = frame[column].to_numpy().reshape(15, 2).T
+        np.testing.assert_allclose(second, first / 2, rtol=1e-5)
+
+
+def test_npz_holds_a_scale_for_each_metric(two_metrics, tmp_path):
+    with np.load(export(two_metrics, "npz", tmp_path / "map.npz"), allow_pickle=False) as arrays:
+        assert arrays["scale"].shape == (7, 2) and np.array_equal(arrays["scale"], two_metrics.scale)
+        assert np.array_equal(arrays["values"], two_metrics.values, equal_nan=True)
+
+
 def test_html_is_the_report(headmap, tmp_path):
     from headlens.report import report_html
 

@@ -1,0 +1,86 @@
+"""Running the positions of a prompt from some point on, against the kept keys and values of what comes before."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from headlens.hooks.base_run import Base, joined, joining
+from headlens.hooks.intercept import Attention, Listener, listening, placed
+from headlens.hooks.model import Model
+from headlens.hooks.shadow import shadowed
+from headlens.hooks.sites import ATTENTION_SITES, Site
+from headlens.hooks.taps import Tap, Where, tapped
+
+
+@dataclass(frozen=True, eq=False)
+class SiteRun:
+    """What prompts that agree with a base run before its start said from there on."""
+
+    logits: Float[Tensor, "prompt row vocabulary"]  # of the last positions
+    kept: tuple[Tensor, ...]  # one site's activation of each layer: its axes, with the suffix as positions (or queries)
+
+
+def run_from(model: Model, base: Base, tokens: Int[Tensor, "prompt pos"], site: str = "z", last: int = 1) -> SiteRun:
+    """Run `tokens` from the base run's start on; logits of the `last` positions and each layer's activation at `site`.
+
+    Runs of equal tokens give equal bits.
+    """
+    kept: dict[int, Tensor] = {}
+
+    def keeping(index: int, layer: Any, of_base: Any) -> Listener:
+        plain = joining(of_base.call, 1, base.start, 0)
+
+        def listen(module: nn.Module, call: Attention) -> tuple[Tensor, Tensor | None]:
+            z, _ = plain(module, call)
+            kept[index] = _inside(site, joined(of_base.call, call, 1, base.start, 0), z, call)
+            return z, None
+
+        return listen if site in ATTENTION_SITES else plain
+
+    def keep(tensor: Tensor, where: Where) -> Tensor:
+        kept[where.layer()] = tensor
+        return tensor
+
+    layers = list(zip(model.layers, base.layers, strict=True))
+    listeners = {layer.attention: keeping(at, layer, of_base) for at, (layer, of_base) in enumerate(layers)}
+    outside = site not in ATTENTION_SITES
+    taps = [Tap(Site(site, at), keep, f"The recording of {site}") for at in range(model.n_layers)] if outside else []
+    with tapped(model.hf, model.towers, taps):
+        logits = run_suffix(model, tokens[:, base.start :], base.start, listeners, {}, last)
+    return SiteRun(logits, tuple(kept[at] for at in range(model.n_layers)))
+
+
+def run_suffix(
+    model: Model,
+    ids: Int[Tensor, "row suffix"],
+    start: int,
+    listeners: Mapping[nn.Module, Listener],
+    shadows: Mapping[nn.Module, Callable[..., Any]],
+    last: int = 1,
+) -> Float[Tensor, "row last token"]:
+    """The model's own forward on the positions from `start` on; logits of the `last` ones."""
+    positions = torch.arange(start, start + ids.shape[1], device=ids.device)[None]
+    with torch.no_grad(), listening(model.hf), placed(listeners), shadowed(shadows):
+        logits = model.hf(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=last).logits
+    return logits[:, -last:]
+
+
+def _inside(site: str, whole: Attention, z: Tensor, call: Attention) -> Tensor:
+    """A site inside the attention, over the suffix as its rows: `whole` has all keys, `call` those of the suffix."""
+    match site:
+        case "z":
+            return z
+        case "rot_q":
+            return call.query.transpose(1, 2)
+        case "rot_k":
+            return call.key.transpose(1, 2)
+        case "v":
+            return call.value.transpose(1, 2)
+        case "attn_scores":
+            return whole.scores()
+        case _:
+            return whole.pattern()
