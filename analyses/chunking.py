@@ -2,7 +2,7 @@
 
 from headlens.analyses.prompt_groups import PromptGroup
 from headlens.analyses.sweep_plan import Plan
-from headlens.analyses.tasks import Task
+from headlens.analyses.task import Task
 from headlens.hooks.base_run import bytes_per_prompt
 from headlens.hooks.model import Model
 from headlens.hooks.packing import packed_bytes
@@ -22,15 +22,14 @@ def largest_group(model: Model, task: Task, plan: Plan) -> int:
     if bound is None:
         return len(task)
     left = bound - packed_bytes(model) if packs(model, plan) else bound
-    return max(1, left // 2 // bytes_per_prompt(model, task.clean_tokens.shape[1]))
+    return max(1, left // 2 // bytes_per_prompt(model, task.clean_tokens.shape[1], plan.engine_site))
 
 
-def bands(model: Model, group: PromptGroup, plan: Plan) -> list[range]:
-    """The layers of each chunk: as many as fill one batch of the engine, since a kill loses one chunk.
+def bands(cells: int, group: PromptGroup, plan: Plan) -> list[slice]:
+    """The cells of each chunk: as many as fill one batch of the engine, since a kill loses one chunk.
 
     Single positions are patched one after the other, in batches of their own; the middle one is taken as typical.
     """
     suffix = group.length - group.start
-    rows = model.n_heads * len(group.indices) * ((suffix + 1) // 2 if plan.by_position else suffix)
-    height = max(1, ROWS // rows)
-    return [range(at, min(at + height, model.n_layers)) for at in range(0, model.n_layers, height)]
+    height = max(1, ROWS // (len(group.indices) * ((suffix + 1) // 2 if plan.by_position else suffix)))
+    return [slice(at, min(at + height, cells)) for at in range(0, cells, height)]

@@ -73,7 +73,9 @@ def entering(
             attention_out = alone(kept.attention_out, torch.cat([*attended, *behind])[:, wanted])
             shadows: dict[Any, Callable[..., Any]] = {layer.attention: lambda *_, **__: attention_out}
             if entry is not None and place == "addition":
-                shadows[layer.attention_addition] = _instead(layer.attention_addition.forward, entry.value[:, :, wanted])
+                shadows[layer.attention_addition] = _instead(
+                    layer.attention_addition.forward, entry.value[:, :, wanted]
+                )
             with shadowed(shadows):
                 output = original(torch.cat([rows, *behind_in])[:, wanted], *args, **kwargs)
             known = [first_tensor(output)]

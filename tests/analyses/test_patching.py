@@ -7,56 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from headlens.analyses import chunking, patching
+from headlens.analyses import chunking, sweeping
 from headlens.analyses.patching import patch_sweep
 from headlens.analyses.tasks import Task
 from headlens.hooks.bridge import to_bridge
 from headlens.hooks.model import wrap
-from tiny_models import held, inputs_for, tiny
+from tiny_models import held, tiny
+from tiny_tasks import peer_effects, ragged_task, task_of
 
 PEER = ("gpt2", "gpt_neox", "llama", "qwen3", "gemma2", "gemma3", "opt", "gpt_oss")
-
-
-def task_of(name="llama", prompts=5, length=9, start=4):
-    """Random prompts that differ at `start`, all of one length."""
-    clean = inputs_for(name, batch=prompts, length=length)["input_ids"]
-    corrupted = clean.clone()
-    corrupted[:, start] = (clean[:, start] + 31) % 80 + 4
-    numbers = torch.arange(prompts)
-    return Task("random", clean, corrupted, torch.full((prompts,), length), numbers + 5, numbers + 50)
-
-
-def ragged_task():
-    """Prompts of three lengths that first differ at different positions, and a pair that does not differ."""
-    whole = task_of(prompts=6, length=12, start=3)
-    lengths = torch.tensor([12, 7, 12, 9, 7, 12])
-    clean, corrupted = whole.clean_tokens.clone(), whole.corrupted_tokens.clone()
-    corrupted[2] = clean[2]
-    corrupted[5, 3], corrupted[5, 6] = clean[5, 3], clean[5, 6] + 1
-    for row, length in enumerate(lengths):
-        clean[row, length:] = corrupted[row, length:] = 1
-    return Task("ragged", clean, corrupted, lengths, whole.answers, whole.foils)
-
-
-def peer_effects(model, task, direction, function):
-    """How far the mean metric moves, in logits, by TransformerLens's patching: one whole forward per cell."""
-    from transformer_lens import patching as peer
-
-    bridge = to_bridge(model)
-    rows = torch.arange(len(task))
-
-    def metric(logits):
-        last = logits[:, -1]
-        return (last[rows, task.answers] - last[rows, task.foils]).mean()
-
-    base, source = task.corrupted_tokens, task.clean_tokens
-    if direction == "noising":
-        base, source = source, base
-    with torch.no_grad():
-        _, cache = bridge.run_with_cache(source)
-        unpatched = metric(bridge(base))
-        patched = getattr(peer, function)(bridge, base, cache, metric)
-    return (patched - unpatched).numpy() * (1 if direction == "denoising" else -1)
 
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
@@ -110,7 +69,7 @@ def test_a_task_without_a_difference_is_refused():
 def test_a_model_that_cannot_be_replayed_is_swept_by_plain_forwards(monkeypatch):
     model, task = held("llama"), task_of()
     replayed = patch_sweep(model, task, progress=False)
-    monkeypatch.setattr(patching, "why_not_replayed", lambda *args: "the test says so")
+    monkeypatch.setattr(sweeping, "why_not_replayed", lambda *args: "the test says so")
     plain = patch_sweep(model, task, progress=False)
     assert plain.provenance["method"] == "plain forwards, since the test says so"
     np.testing.assert_allclose(plain.samples, replayed.samples, rtol=0, atol=1e-4)
@@ -126,8 +85,17 @@ def test_what_is_not_a_causal_language_model_is_refused(name):
     ("wrong", "sentence"),
     [
         ({"site": "zz"}, "zz"),
-        ({"site": "mlp_out"}, "not available; the sites of a sweep are z"),
-        ({"axes": ("head",)}, "Axes 'head' are not available; give layer,head or"),
+        (
+            {"site": "mlp_out", "axes": ("layer", "head")},
+            "'layer,head' are not available at 'mlp_out'; its axes are layer",
+        ),
+        ({"axes": ("head",)}, "Axes 'head' are not available at 'z'; its axes are layer,head, layer,head,pos"),
+        ({"axes": ("heads",)}, "need heads="),
+        ({"source": "median"}, "give other, zero, mean, mean_positional or resample"),
+        ({"site": "pattern", "source": "mean"}, "give mean_positional"),
+        ({"positions": "S2"}, "has no position 'S2'"),
+        ({"positions": 9}, "positions 0 to 8"),
+        ({"heads": ["L3H0"]}, "L3H0 does not exist"),
         ({"metric": "logit_dif"}, "did you mean 'logit_diff'"),
         ({"direction": "sideways"}, "give denoising or noising"),
         ({"memory": "much"}, "'much' is not a size"),
@@ -165,7 +133,7 @@ def test_a_resumed_run_computes_only_what_is_missing_and_ends_byte_identical(tmp
     model, task = held("llama"), ragged_task()
     monkeypatch.setattr(chunking, "ROWS", 1)
     patch_sweep(model, task, run=tmp_path / "whole", progress=False)
-    original, bands = patching._band, []
+    original, bands = sweeping._band, []
 
     def interrupted(engine, band, *rest):
         if len(bands) == 5:
@@ -173,13 +141,13 @@ def test_a_resumed_run_computes_only_what_is_missing_and_ends_byte_identical(tmp
         bands.append(band)
         return original(engine, band, *rest)
 
-    monkeypatch.setattr(patching, "_band", interrupted)
+    monkeypatch.setattr(sweeping, "_band", interrupted)
     with pytest.raises(KeyboardInterrupt):
         patch_sweep(model, task, run=tmp_path / "halved", progress=False)
     kept = files(tmp_path / "halved")
     assert len(kept) == 1 + 5
     monkeypatch.setattr(
-        patching, "_band", lambda engine, band, *rest: (bands.append(band), original(engine, band, *rest))[1]
+        sweeping, "_band", lambda engine, band, *rest: (bands.append(band), original(engine, band, *rest))[1]
     )
     patch_sweep(model, task, run=tmp_path / "halved", progress=False)
     whole = files(tmp_path / "whole")
@@ -191,7 +159,7 @@ def test_a_resumed_run_computes_only_what_is_missing_and_ends_byte_identical(tmp
 def test_a_finished_run_is_read_not_computed(tmp_path, monkeypatch):
     model, task = held("llama"), task_of()
     first = patch_sweep(model, task, run=tmp_path, progress=False)
-    monkeypatch.setattr(patching, "_band", lambda *args: pytest.fail("a finished chunk was computed again"))
+    monkeypatch.setattr(sweeping, "_band", lambda *args: pytest.fail("a finished chunk was computed again"))
     second = patch_sweep(model, task, run=tmp_path, progress=False)
     assert np.array_equal(first.values, second.values)
 
@@ -217,17 +185,17 @@ def test_another_sweep_is_not_mixed_in(tmp_path):
 
 KILLED = """
 import os, signal, sys
-from headlens.analyses import chunking, patching
-from test_patching import ragged_task
+from headlens.analyses import chunking, patching, sweeping
+from tiny_tasks import ragged_task
 from tiny_models import held
 
-done, original, chunking.ROWS = [], patching._band, 1
+done, original, chunking.ROWS = [], sweeping._band, 1
 def band(*args):
     if len(done) == 4:
         os.kill(os.getpid(), signal.SIGKILL)
     done.append(1)
     return original(*args)
-patching._band = band
+sweeping._band = band
 patching.patch_sweep(held("llama"), ragged_task(), run=sys.argv[1], progress=False)
 """
 
