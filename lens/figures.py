@@ -1,150 +1,158 @@
-"""Head maps as plotly figures, and what every picture of a map shares: its grid, its range and its wording."""
+"""Head maps as plotly figures."""
 
 import textwrap
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from headlens.analyses.headmap import HeadMap
+from headlens.numbers import decimals, reach, shown
+from headlens.pictures import Picture, interval_of, pictures, title_of
+from headlens.token_labels import described, token_labels
 
 if TYPE_CHECKING:
+    from plotly.basedatatypes import BaseTraceType
     from plotly.graph_objects import Figure
 
 # Blue and orange stay apart in every common kind of colour blindness, and in grey by their depth.
 _BLUE_TO_ORANGE = [(0.0, "#11457e"), (0.25, "#7fa3cc"), (0.5, "#f5f4f1"), (0.75, "#e39a6b"), (1.0, "#a8380a")]
-_MISSING = "#c9c9c9"
-_DIMS = ("layer", "head", "pos")
-_PIXELS_PER_LAYER, _PIXELS_PER_HEAD = 22, 36
+_NEGATIVE, _POSITIVE, _MISSING = "#3f6a9c", "#c2633a", "#c9c9c9"
+_PIXELS_PER_ROW, _PIXELS_PER_COLUMN = 22, 36
 
 
 def view(headmap: Any) -> "Figure":
-    """Show a map of layers and heads. ValueError for anything else than a HeadMap, or for one of other dims."""
+    """Show a map, as `figure` does. ValueError for anything else than a HeadMap, or for one that has no picture."""
     if not isinstance(headmap, HeadMap):
         raise ValueError(
             f"A {type(headmap).__name__} was given; view() shows a HeadMap, such as hl.patch_sweep returns."
         )
-    return heatmap(headmap)
+    return figure(headmap)
 
 
-def heatmap(headmap: HeadMap) -> "Figure":
-    """The map with layer 0 on top and a colour scale that is symmetric about 0; what is missing is grey.
+def figure(headmap: HeadMap) -> "Figure":
+    """The map with layer 0 on top and a colour scale that is symmetric about 0, or bars; what is missing is grey.
 
-    A map with positions shows each head at the position of its largest magnitude, and its title says so.
-    ValueError for a map of other dims.
+    `headlens.pictures` says which dims span the figure. With more, as in (layer, head, query, key), each cell is at its
+    largest magnitude, and the title says so; .sel(layer=23, head=3) shows all of one head. A map of several metrics has
+    a menu of them. ValueError for a map of other dims.
     """
-    from plotly.graph_objects import Figure, Heatmap
+    from plotly.graph_objects import Figure
 
-    flat = grid(headmap)
-    values, title = flat.values, [flat.name]
-    words = np.array([escape(word) for word in labelled(flat)], object).reshape(values.shape)
-    if "pos" in flat.dims:
-        chosen = strongest(values)[..., None]
-        values = np.take_along_axis(values, chosen, -1)[..., 0]
-        words = np.take_along_axis(words, chosen, -1)[..., 0]
-        title.append("each head at the position of its largest magnitude")
-    missing = np.isnan(values)
-    if missing.any():
-        title.append("grey: missing")
+    by_metric = pictures(headmap)
+    first = next(iter(by_metric.values()))
+    drawn = Figure([_trace(picture, visible=picture is first) for picture in by_metric.values()])
+    titles = [_title(picture, metric) for metric, picture in by_metric.items()]
+    rows, columns = first.outer[0], first.outer[1] if len(first.outer) > 1 else None
+    drawn.update_yaxes(title=title_of(rows), autorange="reversed", **_ticks(first.headmap, rows))
+    if columns is None:
+        drawn.update_xaxes(title=_wrapped(headmap.units, 60), zeroline=True)
+    else:
+        drawn.update_xaxes(title=title_of(columns), **_ticks(first.headmap, columns))
+    width = 12 if columns is None else len(first.headmap.coords[columns])
+    drawn.update_layout(
+        title=titles[0],
+        plot_bgcolor="white" if columns is None else _MISSING,
+        width=min(1200, 300 + _PIXELS_PER_COLUMN * width),
+        height=min(1400, 230 + _PIXELS_PER_ROW * len(first.headmap.coords[rows])),
+        updatemenus=[_menu(by_metric, titles)] if len(by_metric) > 1 else [],
+    )
+    return drawn
+
+
+def _trace(picture: Picture, visible: bool) -> "BaseTraceType":
+    """A heat map or bars, which say each value and its interval under the pointer."""
+    from plotly.graph_objects import Bar, Heatmap
+
+    flat = picture.at_peaks
+    words = np.array([escape(word) for word in _labelled(picture)], object).reshape(flat.values.shape)
+    hover = {"hovertemplate": "%{text}<extra></extra>", "visible": visible}
+    if flat.values.ndim == 1:
+        interval = interval_of(flat)
+        ends = (
+            {} if interval is None else {"array": interval.high - flat.values, "arrayminus": flat.values - interval.low}
+        )
+        return Bar(
+            x=flat.values,
+            y=np.arange(len(flat.values)),
+            orientation="h",
+            marker={"color": [_NEGATIVE if value < 0 else _POSITIVE for value in flat.values]},
+            error_x={"type": "data", "symmetric": False, "color": "#1b1f24", "thickness": 1.2, "width": 3, **ends},
+            text=words,
+            textposition="none",
+            **hover,
+        )
     bound = reach(flat)
-    figure = Figure(
-        Heatmap(
-            z=values,
-            text=np.where(missing, "", words),
-            hovertemplate="%{text}<extra></extra>",
-            hoverongaps=False,
-            zmin=-bound,
-            zmax=bound,
-            colorscale=_BLUE_TO_ORANGE,
-            xgap=1,
-            ygap=1,
-            colorbar={"title": {"text": _wrapped(flat.units, 40), "side": "right"}, "outlinewidth": 0},
-        )
+    return Heatmap(
+        z=flat.values,
+        text=np.where(np.isnan(flat.values), "", words),
+        hoverongaps=False,
+        zmin=-bound,
+        zmax=bound,
+        colorscale=_BLUE_TO_ORANGE,
+        xgap=1,
+        ygap=1,
+        colorbar={"title": {"text": _wrapped(flat.units, 40), "side": "right"}, "outlinewidth": 0},
+        **hover,
     )
-    layers, heads = (flat.coords[dim] for dim in _DIMS[:2])
-    figure.update_xaxes(title="head", **_ticks(heads))
-    figure.update_yaxes(title="layer", autorange="reversed", **_ticks(layers))
-    heading, *notes = title
-    small = f"<br><sup>{escape('; '.join(notes))}</sup>" if notes else ""
-    figure.update_layout(
-        title=_wrapped(heading, 60) + small,
-        plot_bgcolor=_MISSING,
-        width=min(1200, 300 + _PIXELS_PER_HEAD * len(heads)),
-        height=min(1400, 190 + _PIXELS_PER_LAYER * len(layers)),
-    )
-    return figure
 
 
-def grid(headmap: HeadMap) -> HeadMap:
-    """The same map as (layer, head) or (layer, head, pos). ValueError for one that has other dims, or lacks these."""
-    extra = [dim for dim in headmap.dims if dim not in _DIMS]
-    if extra:
-        entry = next(iter(headmap.coords[extra[0]]), 0)
-        raise ValueError(
-            f"This map has the dims {', '.join(headmap.dims)}; a picture shows layer and head, and pos if any. "
-            f"Pick an entry of the others first, such as .sel({extra[0]}={entry!r})."
-        )
-    if not {"layer", "head"} <= set(headmap.dims) or 0 in headmap.values.shape:
-        shape = ", ".join(f"{dim} {size}" for dim, size in zip(headmap.dims, headmap.values.shape, strict=True))
-        raise ValueError(
-            f"This map has {shape or 'no dims'}; a picture needs layer and head, so leave both whole in .sel(...), "
-            "as in .sel(layer=[22, 23])."
-        )
-    order = tuple(dim for dim in _DIMS if dim in headmap.dims)
-    axes = [headmap.dims.index(dim) for dim in order]
-    samples = headmap.samples
-    if samples is not None:
-        samples = samples.transpose(0, *(axis + 1 for axis in axes))
-    return replace(headmap, dims=order, values=headmap.values.transpose(axes), samples=samples)
-
-
-def strongest(values: np.ndarray) -> np.ndarray:
-    """The position of the largest magnitude for each cell of [layer, head, pos]; 0 where all are missing."""
-    return np.where(np.isnan(values), -1, np.abs(values)).argmax(-1)
-
-
-def labelled(headmap: HeadMap) -> list[str]:
-    """What to say of each cell, in order: "L23H3: 0.44 [0.39, 0.48]", with the interval where there is one."""
-    frame, digits = headmap.to_frame(), decimals(reach(headmap))
+def _labelled(picture: Picture) -> list[str]:
+    """What to say of each cell, in order: "L23H3@9 “John”: 0.44 [0.39, 0.48]", with the interval where there is one."""
+    headmap, interval = picture.headmap, interval_of(picture.at_peaks)
+    digits = decimals(reach(headmap))
+    tokens = [token_labels(headmap, dim) or [] for dim in headmap.dims]
+    cells = np.stack(np.unravel_index(picture.peaks, headmap.values.shape), 1).tolist()
+    values = picture.at_peaks.values.reshape(-1).tolist()
+    ends = [("", "")] * len(values)
+    if interval is not None:
+        ends = [
+            (shown(low, digits), shown(high, digits))
+            for low, high in zip(interval.low.reshape(-1).tolist(), interval.high.reshape(-1).tolist(), strict=True)
+        ]
     words = []
-    for cell in frame.to_dict("records"):
-        ends = f" [{shown(cell['low'], digits)}, {shown(cell['high'], digits)}]" if "low" in cell else ""
-        words.append(f"{cell['label']}: {shown(cell['value'], digits)}{ends if cell['value'] == cell['value'] else ''}")
+    for cell, value, (low, high) in zip(cells, values, ends, strict=True):
+        text = described([labels[place] for labels, place in zip(tokens, cell, strict=True) if labels])
+        brackets = f" [{low}, {high}]" if low and value == value else ""
+        words.append(f"{f'{headmap.label(cell)} {text}'.strip()}: {shown(value, digits)}{brackets}")
     return words
 
 
-def reach(headmap: HeadMap) -> float:
-    """The largest magnitude in the map, which the colour scale spans on both sides of 0; 1 where there is none."""
-    present = np.abs(headmap.values[np.isfinite(headmap.values)])
-    return float(present.max(initial=0)) or 1.0
+def _title(picture: Picture, metric: str) -> str:
+    heading = f"{picture.headmap.name}: {metric}" if metric else picture.headmap.name
+    notes = []
+    if picture.inner:
+        places = " and ".join(title_of(dim) for dim in picture.inner)
+        notes.append(f"each {picture.noun} at the {places} of its largest magnitude")
+    if np.isnan(picture.at_peaks.values).any():
+        notes.append("missing: no bar" if len(picture.outer) == 1 else "grey: missing")
+    small = f"<br><sup>{escape('; '.join(notes))}</sup>" if notes else ""
+    return _wrapped(heading, 60) + small
 
 
-def decimals(bound: float) -> int | None:
-    """How many decimals to show in a map of this reach; None where only powers of ten read well."""
-    if not 1e-4 <= bound < 1e5:
-        return None
-    power = int(np.floor(np.log10(bound)))
-    return max(2 - power, 0) if power >= 0 else 1 - power
+def _menu(by_metric: Mapping[str, Picture], titles: list[str]) -> dict[str, Any]:
+    """A menu above the figure that shows one metric's picture and hides the others."""
+    buttons = [
+        {
+            "label": escape(metric),
+            "method": "update",
+            "args": [{"visible": [other == metric for other in by_metric]}, {"title.text": title}],
+        }
+        for metric, title in zip(by_metric, titles, strict=True)
+    ]
+    return {"buttons": buttons, "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"}
 
 
-def shown(number: float, digits: int | None) -> str:
-    """A number in the words of a reader, with a true minus; "missing" for NaN."""
-    if np.isnan(number):
-        return "missing"
-    if digits is None and number == 0:
-        return "0"
-    # adding 0 turns -0.0 into 0.0
-    rounded = f"{number:.2e}" if digits is None else f"{round(float(number), digits) + 0.0:.{digits}f}"
-    return rounded.replace("-", "\N{MINUS SIGN}")
-
-
-def _ticks(labels: Sequence[int | str]) -> dict[str, Any]:
-    # at most 32 labels on an axis, so that they do not run into each other
-    every = -(-len(labels) // 32)
+def _ticks(headmap: HeadMap, dim: str) -> dict[str, Any]:
+    labels, tokens = [str(label) for label in headmap.coords[dim]], token_labels(headmap, dim)
+    # at most 32 labels on an axis without tokens, so that they do not run into each other; tokens stand upright
+    every = -(-len(labels) // (32 if tokens is None else 64))
     at = range(0, len(labels), every)
-    return {"tickvals": [*at], "ticktext": [escape(str(labels[i])) for i in at], "showgrid": False, "zeroline": False}
+    texts = labels if tokens is None else [f"{tokens[i][0]} {label}".strip() for i, label in enumerate(labels)]
+    upright = {"tickangle": -90} if tokens is not None and dim != headmap.dims[0] else {}
+    ticks = {"tickvals": [*at], "ticktext": [escape(texts[i]) for i in at], "showgrid": False, "zeroline": False}
+    return {**ticks, **upright}
 
 
 def _wrapped(text: str, width: int) -> str:

@@ -1,105 +1,84 @@
 // A map of attention heads and a table of the strongest, in plain elements: an anywidget module that reports inline.
 //
-// Traits: `data` { layers, heads, positions, values, low, high, level, bound, digits, top, units }, where values, low
-// and high are [layer][head] or, with positions, [layer][head][pos]; null is missing, and low and high may be null as a
-// whole. `selected` [layer, head] as indices, or null. Data reaches the page as text and as numbers only.
+// Traits: `selected` [row, column] as indices, or null, and `data`:
+//   dims     [{ name, labels, tokens }]: the first `outer` span the picture (one: bars, two: rows and columns), the
+//            others, if any, are its entries; tokens [text, remark] a label, or null
+//   names    what the cells of the picture are called, in order; `entries` what an entry adds to that ([""] if none)
+//   parts    [{ metric, units, bound, digits, step, values, low, high, level }]: the numbers by metric, flat, in the
+//            order of dims; null is missing; n stands for (n + 1/2) * step, or for itself without a step
+//   noun     what one cell is, such as "head"; `top` how many lines the table has
+
+import { buildBoard } from "./board.js";
+import { axisOf, buildBar, buildChoices, intervalText, make, paint, shown } from "./elements.js";
 
 const STRONGEST = -1;
-const MOST_BUTTONS = 16;
-const MOST_LABELS = 16;
-const MOVES = {
-  ArrowUp: ([l, h]) => [l - 1, h],
-  ArrowDown: ([l, h]) => [l + 1, h],
-  ArrowLeft: ([l, h]) => [l, h - 1],
-  ArrowRight: ([l, h]) => [l, h + 1],
-  Home: ([l]) => [l, 0],
-  End: ([l]) => [l, Infinity],
-};
+// Pixels that five numbers under a scale need.
+const ROOMY = 260;
+const LONE = { name: "", labels: [""], tokens: null };
 
-function make(tag, className, text, attributes = {}) {
-  const element = document.createElement(tag);
-  if (className) element.className = className;
-  if (text !== undefined) element.textContent = text;
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  return element;
+function decoded(part) {
+  const number = (n) => (n === null || part.step === null ? n : (n + 0.5) * part.step);
+  const [values, low, high] = [part.values, part.low, part.high].map((numbers) => numbers?.map(number) ?? null);
+  return { ...part, values, low, high };
 }
 
-function shown(number, digits) {
-  if (digits === null && number === 0) return "0";
-  if (digits === null) return number.toExponential(2).replaceAll("-", "\u2212");
-  const rounded = number.toFixed(digits);
-  return (Number(rounded) === 0 ? (0).toFixed(digits) : rounded).replace("-", "\u2212");
-}
-
-// What one cell says at a position, or at the position of its largest magnitude.
-function reading(data, position, layer, head) {
-  let pos = null;
-  const at = (array) => (pos === null ? array?.[layer][head] : array?.[layer][head][pos]) ?? null;
-  if (data.positions) {
-    const magnitudes = data.values[layer][head].map((value) => (value === null ? -1 : Math.abs(value)));
-    pos = position === STRONGEST ? magnitudes.indexOf(Math.max(...magnitudes)) : position;
+function strongest(values, first, count) {
+  let [best, largest] = [0, -1];
+  for (let at = 0; at < count; at++) {
+    const value = values[first + at];
+    if (value !== null && Math.abs(value) > largest) [best, largest] = [at, Math.abs(value)];
   }
-  const label = `L${data.layers[layer]}H${data.heads[head]}` + (pos === null ? "" : `@${data.positions[pos]}`);
-  return { layer, head, label, value: at(data.values), low: at(data.low), high: at(data.high) };
+  return best;
 }
 
-function intervalText(data, { low, high }) {
-  return low === null || high === null ? "" : `[${shown(low, data.digits)}, ${shown(high, data.digits)}]`;
+// The tokens of a cell, given its place in the flat numbers: one for each dim that has them.
+function tokensAt(dims, at) {
+  const found = [];
+  for (const { labels, tokens } of [...dims].reverse()) {
+    if (tokens) found.unshift(tokens[at % labels.length]);
+    at = Math.floor(at / labels.length);
+  }
+  return found.filter(([text]) => text);
 }
 
-function sentence(data, cell) {
-  if (cell.value === null) return `${cell.label}: missing`;
-  return `${cell.label}: ${shown(cell.value, data.digits)} ${intervalText(data, cell)}`.trimEnd();
+// What is known of one cell of the picture at one entry.
+function read(data, part, cell, entry) {
+  const first = cell * data.entries.length;
+  const chosen = entry === STRONGEST ? strongest(part.values, first, data.entries.length) : entry;
+  const at = first + chosen;
+  const [value, low, high] = [part.values, part.low, part.high].map((numbers) => numbers?.[at] ?? null);
+  const name = data.names[cell] + data.entries[chosen];
+  return { cell, entry: chosen, name, tokens: tokensAt(data.dims, at), value, low, high, digits: part.digits };
 }
 
-// Colour by value: the style sheet mixes the two ends with the middle, so that it can follow light and dark.
-function paint(element, value, bound) {
-  element.classList.toggle("missing", value === null);
-  element.classList.toggle("negative", value !== null && value < 0);
-  element.style.setProperty("--depth", `${value === null ? 0 : Math.min(100, (100 * Math.abs(value)) / bound)}%`);
+function tokenText(tokens) {
+  return tokens.map(([text]) => `“${text}”`).join(" → ");
 }
 
-function buildGrid(data) {
-  const [layers, heads] = [data.layers.length, data.heads.length];
-  const about = { role: "grid", "aria-label": "Heads by layer (rows) and head (columns)" };
-  const grid = make("div", "grid", undefined, about);
-  grid.style.setProperty("--heads", heads);
-  grid.style.setProperty("--cell-width", `${Math.max(7, Math.min(40, Math.floor(600 / heads)))}px`);
-  grid.style.setProperty("--cell-height", `${layers <= 14 ? 30 : layers <= 26 ? 22 : layers <= 48 ? 17 : 12}px`);
-  grid.classList.toggle("long", [...data.layers, ...data.heads].some((name) => name.length > 3));
-  const everyHead = Math.ceil(heads / MOST_LABELS);
-  const everyLayer = layers <= 48 ? 1 : 2;
-  const top = make("div", "row", undefined, { role: "row" });
-  top.append(make("span", "corner", "", { role: "presentation" }));
-  data.heads.forEach((name, head) => {
-    const shownName = head % everyHead ? "" : name;
-    top.append(make("span", "tick", shownName, { role: "columnheader", "aria-label": `head ${name}` }));
-  });
-  grid.append(top);
-  const cells = data.layers.map((name, layer) => {
-    const row = make("div", "row", undefined, { role: "row" });
-    const shownName = layer % everyLayer ? "" : name;
-    row.append(make("span", "tick side", shownName, { role: "rowheader", "aria-label": `layer ${name}` }));
-    const ofLayer = data.heads.map((_, head) => {
-      const cell = make("div", "cell", undefined, { role: "gridcell", tabindex: "-1" });
-      cell.dataset.at = `${layer},${head}`;
-      return cell;
-    });
-    row.append(...ofLayer);
-    grid.append(row);
-    return ofLayer;
-  });
-  return { grid, cells };
+function remarkedText(tokens) {
+  return tokens.map(([text, remark]) => `“${text}”${remark && ` (${remark})`}`).join(" → ");
 }
 
-function buildLegend(data) {
+function sentence({ name, tokens, value, low, high, digits }) {
+  const number = value === null ? "missing" : `${shown(value, digits)} ${intervalText({ low, high }, digits)}`;
+  return `${[name, remarkedText(tokens)].join(" ").trim()}: ${number}`.trimEnd();
+}
+
+function buildLegend(part, { bars, readings, width }) {
   const legend = make("div", "legend");
-  const ticks = make("div", "numbers");
-  const parts = data.digits === null ? [-1, 0, 1] : [-1, -0.5, 0, 0.5, 1];
-  for (const part of parts) ticks.append(make("span", "", shown(part * data.bound, data.digits)));
-  legend.append(make("div", "scale", undefined, { role: "img", "aria-label": "Colour scale" }), ticks);
-  legend.append(make("div", "units", data.units));
-  if (data.values.flat(2).includes(null)) {
+  const numbers = make("div", "numbers");
+  const [from, to] = bars ? axisOf(readings) : [-part.bound, part.bound];
+  const between = bars || part.digits === null || width < ROOMY ? [0] : [from / 2, 0, to / 2];
+  const share = (number) => (number - from) / (to - from);
+  // the number of the middle steps back where it would run into that of an end
+  for (const number of [from, ...between.filter((one) => share(one) > 0.2 && share(one) < 0.8), to]) {
+    const tick = make("span", "", shown(number, part.digits));
+    tick.style.left = `${100 * share(number)}%`;
+    numbers.append(tick);
+  }
+  if (!bars) legend.append(make("div", "scale", undefined, { role: "img", "aria-label": "Colour scale" }));
+  legend.append(numbers, make("div", "units", part.units));
+  if (part.values.includes(null)) {
     const missing = make("div", "missing-entry");
     missing.append(make("span", "cell missing"), make("span", "", "missing: not measured, or undefined"));
     legend.append(missing);
@@ -107,109 +86,111 @@ function buildLegend(data) {
   return legend;
 }
 
-function buildPositions(data, choose) {
-  const box = make("div", "positions", undefined, { role: "group", "aria-label": "Token position" });
-  const button = (text, position) => {
-    const one = make("button", "", text, { type: "button", "aria-pressed": "false" });
-    one.dataset.position = position;
-    one.addEventListener("click", () => choose(position));
-    return one;
-  };
-  box.append(make("span", "name", "position"), button("strongest", STRONGEST));
-  if (data.positions.length <= MOST_BUTTONS) {
-    box.append(...data.positions.map((name, position) => button(name, position)));
-  } else {
-    const last = data.positions.length - 1;
-    const range = { type: "range", min: 0, max: last, value: 0, "aria-label": "position" };
-    const slider = make("input", "", undefined, range);
-    slider.addEventListener("input", () => choose(slider.valueAsNumber));
-    box.append(slider, make("output", ""));
-  }
-  return box;
-}
-
-// A bar from 0 to the value and a line over the interval, on an axis that all rows share.
-function buildBar(cell, from, to) {
-  const percent = (number) => (100 * (number - from)) / (to - from);
-  const span = (className, start, end) => {
-    const part = make("span", className);
-    part.style.left = `${percent(start)}%`;
-    part.style.width = `${percent(end) - percent(start)}%`;
-    return part;
-  };
-  const bar = make("div", "bar", undefined, { "aria-hidden": "true" });
-  bar.append(span(cell.value < 0 ? "fill negative" : "fill", Math.min(0, cell.value), Math.max(0, cell.value)));
-  if (cell.low !== null && cell.high !== null) bar.append(span("whisker", cell.low, cell.high));
-  bar.append(span("zero", 0, 0));
-  return bar;
-}
-
-function buildTable(data, readings, select) {
-  const present = readings.flat().filter((cell) => cell.value !== null);
-  const rows = present.sort((a, b) => Math.abs(b.value) - Math.abs(a.value)).slice(0, data.top);
-  const ends = rows.flatMap(({ value, low, high }) => [value, low ?? 0, high ?? 0]);
-  const [from, to] = [Math.min(0, ...ends), Math.max(0, ...ends)];
+function buildTable(part, readings, { title, top, select }) {
+  const present = readings.filter(({ value }) => value !== null);
+  const lines = present.sort((a, b) => Math.abs(b.value) - Math.abs(a.value)).slice(0, top);
+  const axis = axisOf(lines);
   const table = make("table", "top");
-  const title = rows.length ? `The ${rows.length} largest by magnitude` : "All heads are missing here";
-  table.append(make("caption", "", title));
-  table.classList.toggle("long", rows.some(({ label }) => label.length > 12));
+  table.append(make("caption", "", lines.length ? `The ${lines.length} largest by magnitude` : "All are missing here"));
+  table.classList.toggle("long", lines.some((line) => `${line.name} ${tokenText(line.tokens)}`.length > 36));
   const titles = make("tr");
-  const columns = data.low ? ["head", "", "value", `${Math.round(100 * data.level)}% interval`] : ["head", "", "value"];
+  const columns = [title, "", "value", ...(part.low ? [`${Math.round(100 * part.level)}% interval`] : [])];
   columns.forEach((name, at) => titles.append(make("th", at > 1 ? "number" : "", name, { scope: "col" })));
   table.append(make("thead"), make("tbody"));
   table.tHead.append(titles);
-  for (const cell of rows) {
+  for (const line of lines) {
     const row = table.tBodies[0].insertRow();
-    row.dataset.at = `${cell.layer},${cell.head}`;
-    const button = make("button", "", cell.label, { type: "button" });
-    row.insertCell().append(button);
-    row.insertCell().append(buildBar(cell, from, to === from ? from + 1 : to));
-    row.append(make("td", "number", shown(cell.value, data.digits)));
-    if (data.low) row.append(make("td", "number interval", intervalText(data, cell)));
-    row.addEventListener("click", () => select([cell.layer, cell.head]));
+    row.dataset.cell = line.cell;
+    const words = row.insertCell();
+    words.append(make("button", "", line.name, { type: "button" }));
+    if (line.tokens.length) words.append(make("span", "tokens", tokenText(line.tokens)));
+    row.insertCell().append(buildBar(line, axis));
+    row.append(make("td", "number", shown(line.value, part.digits)));
+    if (part.low) row.append(make("td", "number interval", intervalText(line, part.digits)));
+    row.addEventListener("click", () => select(line.cell));
   }
   return table;
 }
 
+// The board of the picture, and the board of one cell's entries where there are any.
+function buildBoards(data, { chooseCell, chooseEntry }) {
+  const [rows, columns = LONE] = data.dims.slice(0, data.outer);
+  const inner = data.dims.slice(data.outer);
+  const fit = (room, count, largest) => Math.max(7, Math.min(largest, Math.floor(room / count)));
+  const count = rows.labels.length;
+  const map = buildBoard(rows, columns, {
+    label: `Rows are ${rows.name}${columns.name && `, columns are ${columns.name}`}`,
+    width: data.outer === 1 ? 420 : fit(columns.name === "head" ? 600 : 960, columns.labels.length, 40),
+    height: count <= 14 ? 30 : count <= 26 ? 22 : count <= 48 ? 17 : 12,
+    describe: sentence,
+    choose: ([row, column]) => chooseCell(row * columns.labels.length + column),
+  });
+  if (!inner.length) return { map, columns: columns.labels.length };
+  const [across, down = LONE] = inner.toReversed();
+  const side = fit(440, Math.max(across.labels.length, down.labels.length), 26);
+  const strip = inner.length === 1;
+  const entries = buildBoard(down, across, {
+    label: `Every ${inner.map(({ name }) => name).join(" and ")} of the chosen cell`,
+    width: strip ? fit(960, across.labels.length, 40) : side,
+    height: strip ? 30 : side,
+    describe: sentence,
+    choose: ([row, column]) => chooseEntry(row * across.labels.length + column),
+  });
+  return { map, entries, columns: columns.labels.length, entryColumns: across.labels.length, strip };
+}
+
 function draw(model, root) {
   const data = model.get("data");
-  let position = data.positions ? STRONGEST : null;
-  let selected = null;
+  const parts = data.parts.map(decoded);
+  const bars = data.outer === 1;
+  const inner = data.dims.slice(data.outer);
+  const innerName = inner.map(({ name }) => name).join(" and ");
+  let [part, entry, cell] = [parts[0], STRONGEST, null];
   let readings = [];
-  const { grid, cells } = buildGrid(data);
-  const status = make("p", "status", "", { role: "status" });
-  const tip = make("div", "tip", "", { "aria-hidden": "true" });
-  const table = make("div", "table");
-  const board = make("div", "board");
-  board.append(make("span", "axis top", "head"), make("span", "axis side", "layer"), grid, buildLegend(data), tip);
-  const positions = data.positions ? buildPositions(data, choose) : null;
-  const map = make("div", "map");
-  map.append(...(positions ? [positions] : []), status, board);
-  root.replaceChildren(map, table);
 
-  const cellOf = (event) => event.target.closest?.("[data-at]")?.dataset.at.split(",").map(Number);
-  function showTip([layer, head]) {
-    const cell = cells[layer][head];
-    tip.textContent = sentence(data, readings[layer][head]);
-    tip.classList.add("on");
-    const middle = cell.offsetLeft + cell.offsetWidth / 2 - tip.offsetWidth / 2;
-    tip.style.left = `${Math.max(0, Math.min(middle, board.clientWidth - tip.offsetWidth))}px`;
-    tip.style.top = `${cell.offsetTop - tip.offsetHeight - 6}px`;
+  const boards = buildBoards(data, { chooseCell: select, chooseEntry: (chosen) => refresh({ entry: chosen }) });
+  const metrics = buildChoices("metric", parts.map((one) => [one.metric, one]), (one) => refresh({ part: one }));
+  const where = buildChoices(
+    `every ${data.noun} at`,
+    [[`its strongest ${innerName}`, STRONGEST]],
+    () => refresh({ entry: STRONGEST }),
+  );
+  const [output, heading] = [make("output", ""), make("p", "heading")];
+  const status = make("p", "status", "", { role: "status" });
+  const [map, detail, table] = [make("div", "map"), make("div", "detail"), make("div", "table")];
+  const legend = make("div", "legend");
+  where.box.append(output);
+  map.append(boards.map.board);
+  if (boards.entries) {
+    detail.classList.toggle("strip", boards.strip);
+    detail.append(heading, boards.entries.board);
   }
-  function hideTip() {
-    tip.classList.remove("on");
-  }
-  function select(at) {
-    if (selected) cells[selected[0]][selected[1]].tabIndex = -1;
-    selected = at;
-    cells[at[0]][at[1]].tabIndex = 0;
-    const key = at.join(",");
-    for (const element of root.querySelectorAll("[data-at]")) {
-      element.classList.toggle("selected", element.dataset.at === key);
-      if (element.classList.contains("cell")) element.setAttribute("aria-selected", element.dataset.at === key);
+  const side = make("div", "side");
+  side.append(...(boards.entries && !boards.strip ? [detail] : []), table);
+  root.replaceChildren(
+    ...(parts.length > 1 || parts[0].metric ? [metrics.box] : []),
+    ...(boards.strip ? [detail] : []),
+    ...(boards.entries ? [where.box] : []),
+    status,
+    map,
+    side,
+  );
+  boards.map.board.append(legend);
+
+  const placeOf = (index, columns) => [Math.floor(index / columns), index % columns];
+  const colour = (element, { value }) => paint(element, value, part.bound);
+  function select(chosen) {
+    cell = chosen;
+    const at = placeOf(cell, boards.columns);
+    boards.map.mark(at);
+    for (const row of table.querySelectorAll("tbody tr")) row.classList.toggle("selected", +row.dataset.cell === cell);
+    status.textContent = sentence(readings[cell]);
+    if (boards.entries) {
+      heading.textContent = `${data.names[cell]} by ${innerName}`;
+      boards.entries.show(data.entries.map((_, one) => read(data, part, cell, one)), colour);
+      boards.entries.mark(placeOf(readings[cell].entry, boards.entryColumns));
     }
-    status.textContent = sentence(data, readings[at[0]][at[1]]);
-    if (String(model.get("selected")) !== key) {
+    if (String(model.get("selected")) !== String(at)) {
       model.set("selected", at);
       model.save_changes();
     }
@@ -217,43 +198,27 @@ function draw(model, root) {
   // What the model has selected, where this map has such a cell.
   function given() {
     const at = model.get("selected");
-    return at && cells[at[0]]?.[at[1]] ? [...at] : null;
+    return at && boards.map.has(at) ? at[0] * boards.columns + at[1] : null;
   }
-  function choose(wanted) {
-    position = wanted;
-    readings = cells.map((row, layer) => row.map((_, head) => reading(data, position, layer, head)));
-    for (const cell of readings.flat()) {
-      const element = cells[cell.layer][cell.head];
-      paint(element, cell.value, data.bound);
-      element.setAttribute("aria-label", sentence(data, cell));
-    }
-    for (const button of positions?.querySelectorAll("button") ?? []) {
-      button.setAttribute("aria-pressed", String(Number(button.dataset.position) === position));
-    }
-    const output = positions?.querySelector("output");
-    if (output) output.textContent = position === STRONGEST ? "" : data.positions[position];
-    table.replaceChildren(buildTable(data, readings, select));
-    const first = table.querySelector("[data-at]")?.dataset.at.split(",").map(Number);
-    select(selected ?? given() ?? first ?? [0, 0]);
+  function refresh(changed) {
+    ({ part, entry } = { part, entry, ...changed });
+    metrics.press(part);
+    where.press(entry);
+    output.textContent =
+      entry === STRONGEST ? "" : `${data.entries[entry]} ${tokenText(tokensAt(inner, entry))}`.trim();
+    readings = data.names.map((_, one) => read(data, part, one, entry));
+    const axis = axisOf(readings);
+    const bar = (element, reading) => {
+      element.classList.toggle("missing", reading.value === null);
+      element.replaceChildren(...(reading.value === null ? [] : [buildBar(reading, axis)]));
+    };
+    boards.map.show(readings, bars ? bar : colour);
+    legend.replaceChildren(...buildLegend(part, { bars, readings, width: boards.map.width }).childNodes);
+    table.replaceChildren(buildTable(part, readings, { title: data.noun, top: data.top, select }));
+    select(cell ?? given() ?? Number(table.querySelector("tbody tr")?.dataset.cell ?? 0));
   }
-
-  grid.addEventListener("pointerover", (event) => (cellOf(event) ? showTip(cellOf(event)) : hideTip()));
-  grid.addEventListener("pointerleave", hideTip);
-  grid.addEventListener("focusin", (event) => cellOf(event) && showTip(cellOf(event)));
-  grid.addEventListener("focusout", hideTip);
-  grid.addEventListener("click", (event) => cellOf(event) && select(cellOf(event)));
-  grid.addEventListener("keydown", (event) => {
-    const from = cellOf(event);
-    if (!from || !(event.key in MOVES) || event.ctrlKey || event.metaKey || event.altKey) return;
-    event.preventDefault();
-    const [layer, head] = MOVES[event.key](from);
-    const inside = (at, size) => Math.max(0, Math.min(at, size - 1));
-    const to = [inside(layer, data.layers.length), inside(head, data.heads.length)];
-    select(to);
-    cells[to[0]][to[1]].focus();
-  });
-  choose(position);
-  return () => given() && select(given());
+  refresh({});
+  return () => given() !== null && select(given());
 }
 
 export default {
