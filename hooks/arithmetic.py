@@ -1,4 +1,4 @@
-"""How much arithmetic patched cells need at the least: the yardstick for the replay engine's speed."""
+"""How much arithmetic patched cells need at the least: the yardstick for a sweep's speed."""
 
 from collections.abc import Iterable
 
@@ -9,25 +9,45 @@ from headlens.hooks.model import Model
 from headlens.hooks.sites import Head
 
 
-def least_flops(model: Model, cells: Iterable[Head], prompts: int, suffix: int) -> int:
+def least_flops(model: Model, cells: Iterable[Head], prompts: int, suffix: int, patched: int | None = None) -> int:
     """Floating-point operations, 2 per multiply-add, of the weight matrices that no exact method can spare.
 
-    Each cell patches one head's z at `suffix` positions of `prompts` prompts and is read at the last of them. The
-    patched layer still needs what follows its attention, every later layer all of it, and the last layer only the
-    position that is read, but for its keys and values. Counting weight matrices alone (no attention products, norms or
-    unembedding) keeps this a lower bound.
+    Each cell patches one head's z in `prompts` prompts and is read at the last of the `suffix` positions that can
+    move; `patched` is at how many of them, from the first on, z is patched (None: all). A weight matrix counts for the
+    rows that both move and are read later: only the patched positions until the next layer's attention spreads them,
+    and in the last layer only the position that is read, but for keys and values. Counting weight matrices alone (no
+    attention products, norms or unembedding) keeps this a lower bound.
     """
-    read, moved, last = prompts, prompts * suffix, model.n_layers - 1
-    outside = [_weights(layer.block) - _weights(layer.attention) for layer in model.layers]
-    after = [2 * (moved if index < last else read) * size for index, size in enumerate(outside)]
-    inside = [2 * _inside(layer, moved, read if index == last else moved) for index, layer in enumerate(model.layers)]
-    return sum(after[cell.layer] + sum(after[cell.layer + 1 :]) + sum(inside[cell.layer + 1 :]) for cell in cells)
+    patched = suffix if patched is None else patched
+    last = model.n_layers - 1
+    read_is_patched = patched == suffix
+
+    def rows(at: int, moving: int, reaches_end: bool) -> int:
+        """How many rows of layer `at` are worth computing if this many positions move."""
+        return prompts * (moving if at < last else int(reaches_end))
+
+    def from_layer(layer: int) -> int:
+        total = rows(layer, patched, read_is_patched) * _outside(model.layers[layer])
+        for at in range(layer + 1, model.n_layers):
+            moving, reaches_end = (patched, read_is_patched) if at == layer + 1 else (suffix, True)
+            queries, keys_and_values, projection = _inside(model, model.layers[at])
+            total += rows(at, moving, reaches_end) * queries + prompts * moving * keys_and_values
+            total += rows(at, suffix, True) * (projection + _outside(model.layers[at]))
+        return 2 * total
+
+    by_layer = [from_layer(layer) for layer in range(model.n_layers)]
+    return sum(by_layer[cell.layer] for cell in cells)
 
 
-def _inside(layer: Layer, moved: int, projected: int) -> int:
-    """Multiply-adds of an attention module whose output is projected at fewer rows than it is computed at."""
-    projection = _weights(layer.output_projection)
-    return moved * (_weights(layer.attention) - projection) + projected * projection
+def _outside(layer: Layer) -> int:
+    """Weights of what follows the attention."""
+    return _weights(layer.block) - _weights(layer.attention)
+
+
+def _inside(model: Model, layer: Layer) -> tuple[int, int, int]:
+    """Weights that make the queries, those that make keys and values, and those of the output projection."""
+    projection, queries = _weights(layer.output_projection), model.d_model * model.n_heads * model.d_head
+    return queries, _weights(layer.attention) - projection - queries, projection
 
 
 def _weights(module: nn.Module) -> int:

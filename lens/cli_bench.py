@@ -1,4 +1,4 @@
-"""`headlens bench`: the patching sweep beside TransformerLens's, on this machine."""
+"""`headlens bench`: the patching sweep beside those of other libraries, on this machine."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,32 +6,55 @@ from typing import Annotated
 import typer
 
 from headlens.cli_runs import ModelName
+from headlens.contestants import PEERS
 
 
 def bench(
     model: ModelName = "smollm2-135m",
-    n: Annotated[int, typer.Option("--n", min=1, help="How many IOI prompt pairs.")] = 8,
-    template: Annotated[str, typer.Option("--template", help="Their template, of data/tasks/ioi.toml.")] = "when-went",
+    prompts: Annotated[str, typer.Option("--prompts", help="Pairs: ioi, or long (48 tokens before each).")] = "ioi",
+    axes: Annotated[str, typer.Option("--axes", help="layer,head or layer,head,pos.")] = "layer,head",
+    n: Annotated[int, typer.Option("--n", min=1, help="How many prompt pairs.")] = 8,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: torch's.")] = None,
     sample: Annotated[int, typer.Option("--sample", min=0, help="Cells a peer is timed on; 0: all of them.")] = 27,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="How often each sweeps, in turn.")] = 3,
+    peers: Annotated[str, typer.Option("--peers", help="Who sweeps beside headlens.")] = ",".join(PEERS),
     out: Annotated[Path | None, typer.Option("--out", help="A CSV file for the figures.")] = None,
 ) -> None:
-    """Time the sweep of all heads beside TransformerLens's on the same weights, prompts and threads."""
+    """Time the sweep of all heads beside other libraries on the same weights, prompts and threads."""
+    from headlens.analyses.atomic import write_text
+    from headlens.bench import compare
+    from headlens.bench_job import AXES, job_for
+    from headlens.bench_prompts import named
+    from headlens.bench_report import as_csv, described
+    from headlens.choice import one_of
+    from headlens.contestants import parse_peers
+
+    # before anything is loaded: a slip of the pen is told at once
+    chosen, make, along = parse_peers(peers), named(prompts), one_of("axes", axes, AXES)
+
     import torch
 
-    from headlens.analyses.atomic import write_text
-    from headlens.analyses.tasks import ioi
-    from headlens.bench import as_csv, compare, described
-    from headlens.models import load
+    from headlens.device import default_device, default_dtype
+    from headlens.folder import load_tokenizer
+    from headlens.models import find
 
-    if threads is not None:
-        torch.set_num_threads(threads)
-    loaded = load(model)
-    task = ioi(loaded, n=n, templates=template)
-    typer.echo(f"{loaded.name}: all {loaded.n_layers * loaded.n_heads} heads, {n} pairs, {rounds} rounds in turn ...")
-    rows = compare(loaded, task, sample or None, rounds)
+    tokenizer = load_tokenizer(find(model))
+    if tokenizer is None:
+        raise ValueError(f"{model!r} has no tokenizer, and the bench makes its prompts with one.")
+    job = job_for(
+        make(tokenizer, n),
+        model,
+        dtype=str(default_dtype()).removeprefix("torch."),
+        device=str(default_device()),
+        threads=threads or torch.get_num_threads(),
+        axes=along.split(","),
+    )
+    typer.echo(
+        f"{model}: all heads along {along}, {n} pairs of {job.length} tokens that first differ at "
+        f"{min(job.first_differences)}, {rounds} rounds in turn ..."
+    )
+    rows = compare(job, chosen, sample or None, rounds)
     typer.echo(described(rows))
     if out is not None:
-        write_text(out, as_csv(rows, loaded, task))
+        write_text(out, as_csv(rows, job, prompts))
         typer.echo(f"Wrote {out}")
