@@ -75,7 +75,7 @@ def verify(
     metric: AnyMetric | None = None,
     progress: bool = True,
 ) -> Verified:
-    """Patch the k cells of largest magnitude in `ranked`, and `sample` random ones, exactly.
+    """Patch the k cells of largest magnitude in `ranked`, and `sample` random ones (all, if there are fewer), exactly.
 
     `ranked` comes from `attribute` (or any map of a sweep's axes that says its site, metric and direction), on the same
     model and task. `metric` is needed where it was a function of your own.
@@ -85,7 +85,8 @@ def verify(
     """
     chosen = _plan_of(ranked, metric)
     present = np.flatnonzero(np.isfinite(ranked.values))
-    if not 1 <= k <= len(present) or not 4 <= sample <= len(present):
+    sample = min(sample, len(present))
+    if not 1 <= k <= len(present) or sample < 4:
         raise ValueError(
             f"k={k} and sample={sample} were given; the map has {len(present)} cells: k from 1, sample from 4."
         )

@@ -28,6 +28,7 @@ class Row:
     times_headlens: float | None = None  # median over rounds of its seconds over headlens's in the same round
     times_headlens_moving: float | None = None  # the same, had it left out the cells that cannot move anything
     max_difference: float | None = None  # largest distance of an effect from headlens's, in logits, on the cells timed
+    top_found: int | None = None  # of headlens's 10 largest effects, how many are among its own 10 (of all cells)
     cells: int | None = None
     cells_moving: int | None = None  # those at or behind the first difference of the prompts; the others' effect is 0
     cells_timed: int | None = None
@@ -63,8 +64,9 @@ def _row(who: str, result: Race) -> Row:
     def times(cells: int) -> float:
         return median(lap.seconds_for(cells) / own.seconds_for(cells) for lap, own in zip(laps, ours, strict=True))
 
-    expected = _at(result.effects, result.cells)
-    found = [_at(np.array(lap.effects), result.cells) if who == "headlens" else np.array(lap.effects) for lap in laps]
+    found = [np.array(lap.effects) for lap in laps]
+    sampled = found[0].shape != result.effects.shape
+    expected = _at(result.effects, result.cells) if sampled else result.effects
     return Row(
         who=who,
         version=version_of(who),
@@ -73,12 +75,18 @@ def _row(who: str, result: Race) -> Row:
         slowest=max(seconds),
         times_headlens=times(cells),
         times_headlens_moving=times(result.moving),
-        max_difference=max(float(np.abs(effects - expected).max()) for effects in found),
+        max_difference=max(float(np.nanmax(np.abs(effects - expected))) for effects in found),
+        top_found=None if sampled else min(len(_top(effects) & _top(result.effects)) for effects in found),
         cells=cells,
         cells_moving=result.moving,
-        cells_timed=len(expected),
+        cells_timed=int(np.isfinite(found[0]).sum()),
         peak_gib=max(lap.peak_gib for lap in laps),
     )
+
+
+def _top(effects: np.ndarray, k: int = 10) -> set[int]:
+    """The k largest by magnitude, as places in the flat array; cells without a figure (NaN) are the smallest."""
+    return {*np.argsort(-np.abs(np.nan_to_num(effects)), axis=None, kind="stable")[:k].tolist()}
 
 
 def _at(effects: np.ndarray, cells: Sequence[Cell]) -> np.ndarray:

@@ -23,7 +23,7 @@ def described(rows: Sequence[Row]) -> str:
 def _lines(row: Row) -> list[str]:
     if row.problem is not None:
         return [f"{row.who}: {row.problem}"]
-    sampled = "" if row.cells_timed == row.cells else f", worked out from {row.cells_timed} of {row.cells} cells"
+    sampled = "" if row.top_found is not None else f", worked out from {row.cells_timed} of {row.cells} cells"
     lines = [
         f"{row.who} {row.version}: {row.seconds:.1f} s ({row.fastest:.1f} to {row.slowest:.1f}{sampled}), "
         f"{row.peak_gib:.2f} GiB"
@@ -41,6 +41,8 @@ def _lines(row: Row) -> list[str]:
                 f"differ, {row.times_headlens:.1f} x on all"
             )
         lines.append(f"  {times}; effects within {row.max_difference:.1e} logits of headlens's")
+    if row.cells_timed != row.cells and row.top_found is not None:
+        lines.append(f"  {row.cells_timed} cells patched, with {row.top_found} of the 10 largest effects among them")
     return lines
 
 

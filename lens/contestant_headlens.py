@@ -17,15 +17,7 @@ from headlens.stopwatch import matmul_rate, timed
 
 def prepare(job: Job) -> Sweep:
     """A function that sweeps all heads, whichever cells it is given."""
-    model = load(job.model, dtype=job.dtype, device=job.device)
-    task = Task(
-        "bench",
-        torch.tensor(job.clean),
-        torch.tensor(job.corrupted),
-        torch.full((len(job.clean),), job.length),
-        torch.tensor(job.answers),
-        torch.tensor(job.foils),
-    )
+    model, task = load(job.model, dtype=job.dtype, device=job.device), task_of(job)
     least = _least(model, job)
 
     def sweep(cells: Sequence[Cell]) -> Lap:
@@ -38,6 +30,13 @@ def prepare(job: Job) -> Sweep:
         return Lap(took, 0.0, effects.tolist(), least_flops=least, matmul_rate=rate)
 
     return sweep
+
+
+def task_of(job: Job) -> Task:
+    """The job's prompt pairs as a task."""
+    lengths = torch.full((len(job.clean),), job.length)
+    tokens = (torch.tensor(prompts) for prompts in (job.clean, job.corrupted))
+    return Task("bench", *tokens, lengths, torch.tensor(job.answers), torch.tensor(job.foils))
 
 
 def _least(model: Model, job: Job) -> int:

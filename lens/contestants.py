@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 # Contestants, and the distribution that does the work.
 PACKAGES = {
     "headlens": "headlens",
+    "headlens-verify": "headlens",
     "transformer-lens": "transformer-lens",
     "plain-hooks": "transformers",
     "nnsight": "nnsight",
