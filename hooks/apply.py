@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ def taps_of(edits: Sequence[Edit], towers: Mapping[str, Tower]) -> list[Tap]:
 def _taps(edit: Edit, towers: Mapping[str, Tower]) -> list[Tap]:
     match edit:
         case Call():
-            return [Tap(site, _users(edit), f"The hook {site}") for site in _named_sites(edit, towers)]
+            return [Tap(site, partial(_use, edit.function), f"The hook {site}") for site in _named_sites(edit, towers)]
         case Gate():
             return _per_layer(edit, "z", towers, lambda site, heads: _on_rows(edit.pos, _scaled(heads, edit.gamma)))
         case Ablate():
@@ -67,14 +68,11 @@ def _named_sites(edit: Call, towers: Mapping[str, Tower]) -> list[Site]:
     return chosen
 
 
-def _users(edit: Call) -> TapFunction:
-    def act(tensor: Tensor, where: Where) -> Tensor:
-        # a copy, so that a hook working in place never reaches into the cache or an already recorded tensor
-        own = tensor.clone()
-        answer = edit.function(own, hook=where)
-        return own if answer is None else answer
-
-    return act
+def _use(function: Callable[..., Tensor | None], tensor: Tensor, where: Where) -> Tensor:
+    # a copy, so that a hook working in place never reaches into the cache or an already recorded tensor
+    own = tensor.clone()
+    answer = function(own, hook=where)
+    return own if answer is None else answer
 
 
 def _scaled(heads: list[int], gamma: float) -> Callable[[Tensor, Tensor], Tensor]:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from headlens.hooks.intercept import Attention, Listener, listening, placed
+from headlens.hooks.intercept import Attention, listening, placed
 from headlens.hooks.model import Model
 from headlens.hooks.output import alone, first_tensor
 from headlens.kernels.reference import shared_prefix_attention
@@ -101,17 +101,20 @@ def joined(kept: Attention, call: Attention, cells: int, start: int, skip: int) 
     return replace(call, key=key, value=value, mask=every)
 
 
-def joining(kept: Attention, cells: int, start: int, skip: int) -> Listener:
+@dataclass(frozen=True, eq=False)
+class Joining:
     """A listener that lets every variant's suffix, from `start` on, read the one kept prefix."""
-    prefix_key, prefix_value = kept.key[:, :, :start], kept.value[:, :, :start]
-    assert kept.mask is not None  # record_base makes one
-    mask = kept.mask[:, :, skip:]
 
-    def listen(module: nn.Module, call: Attention) -> tuple[Tensor, None]:
+    kept: Attention
+    cells: int
+    start: int
+    skip: int
+
+    def __call__(self, module: nn.Module, call: Attention) -> tuple[Tensor, None]:
+        assert self.kept.mask is not None  # record_base makes one
+        mask = self.kept.mask[:, :, self.skip :]
         if call.softcap is None and call.sinks is None and call.bias is None and mask.shape[1] == 1:
-            query, key, value = (tensor.unflatten(0, (cells, -1)) for tensor in (call.query, call.key, call.value))
-            z = shared_prefix_attention(query, key, value, prefix_key, prefix_value, mask, call.scaling)
-            return z.flatten(0, 1), None
-        return joined(kept, call, cells, start, skip).z(), None
-
-    return listen
+            own = (tensor.unflatten(0, (self.cells, -1)) for tensor in (call.query, call.key, call.value))
+            prefix = (tensor[:, :, : self.start] for tensor in (self.kept.key, self.kept.value))
+            return shared_prefix_attention(*own, *prefix, mask, call.scaling).flatten(0, 1), None
+        return joined(self.kept, call, self.cells, self.start, self.skip).z(), None

@@ -1,4 +1,4 @@
-"""What stands in the residual stream, or is added to it, where the cells of a sweep are patched; for one choice of rows.
+"""What stands in the residual stream, or is added to it, where the cells of a sweep are patched at some rows.
 
 A patch inside the attention is worked out at its layer's heads (`edited_z`), and what they say differently, times their
 part of the output projection, is added to the attention's output.
@@ -7,6 +7,7 @@ part of the output projection, is added to the attention's output.
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -111,34 +112,18 @@ class Changes:
         else:
             call = from_row(self.base.layers[layer].call, self.skip)
             base = call.z()
-        return base, edited_z(self.site, call, base, self._rows_of(self.source[layer]), self.where, self.key)
+        return base, edited_z(self.site, call, base, self.rows_of(self.source[layer]), self.where, self.key)
 
     def _patching(self, layer: int, parts: list[tuple[int, list[int]]]) -> Wrapping:
-        kept, source, prompts = self.base.layers[layer].call, self._rows_of(self.source[layer]), len(self.where)
-        start = self.base.start + self.skip
+        return partial(_Patching, self, layer, parts)
 
-        def wrap(listener: Listener) -> Listener:
-            def listen(module: nn.Module, call: Attention) -> tuple[Tensor, Tensor | None]:
-                z, _ = listener(module, call)
-                for index, heads in parts:
-                    own = slice(index * prompts, (index + 1) * prompts)
-                    alone = call.with_inputs(call.query[own], call.key[own], call.value[own])
-                    whole = joined(kept, alone, 1, start, self.skip)
-                    edited = edited_z(self.site, whole, z[own], source, self.where, self.key)
-                    z[own, :, heads] = edited[:, :, heads]
-                return z, None
-
-            return listen
-
-        return wrap
-
-    def _rows_of(self, activation: Tensor) -> Tensor:
+    def rows_of(self, activation: Tensor) -> Tensor:
         """An activation from the first patched position on."""
         return activation[:, :, self.skip :] if SITE_AXES[self.site][1] == "head" else activation[:, self.skip :]
 
     def _read_by(self, activation: Tensor, heads: tuple[int, ...]) -> Tensor:
         """The part of an activation that a cell exchanges, with prompt and position in front."""
-        rows = self._rows_of(activation)
+        rows = self.rows_of(activation)
         if not heads:
             return rows
         if SITE_AXES[self.site][1] != "head":
@@ -152,3 +137,25 @@ class Changes:
             return list(heads)
         group = self.model.n_heads // self.model.n_kv_heads
         return [head * group + at for head in heads for at in range(group)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Patching:
+    """A layer's listener that also patches cells which entered further down: (cell, its query heads here)."""
+
+    changes: Changes
+    layer: int
+    parts: list[tuple[int, list[int]]]
+    listener: Listener
+
+    def __call__(self, module: nn.Module, call: Attention) -> tuple[Tensor, Tensor | None]:
+        z, _ = self.listener(module, call)
+        changes, prompts = self.changes, len(self.changes.where)
+        kept, source = changes.base.layers[self.layer].call, changes.rows_of(changes.source[self.layer])
+        for index, heads in self.parts:
+            own = slice(index * prompts, (index + 1) * prompts)
+            alone = call.with_inputs(call.query[own], call.key[own], call.value[own])
+            whole = joined(kept, alone, 1, changes.base.start + changes.skip, changes.skip)
+            edited = edited_z(changes.site, whole, z[own], source, changes.where, changes.key)
+            z[own, :, heads] = edited[:, :, heads]
+        return z, None

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from headlens.hooks.base_run import BaseLayer
@@ -36,9 +36,8 @@ def passing_on(kept: BaseLayer) -> Callable[..., Any]:
     return lambda hidden, *args, **kwargs: alone(kept.block_out, hidden)
 
 
-def entering(
-    layer: Layer, kept: BaseLayer, running: int, entry: Entry | None, skip: int, wanted: slice, beyond: Entry | None
-) -> Callable[..., Any]:
+@dataclass(frozen=True, eq=False)
+class Entering:
     """The block's forward where cells enter, or where only the `wanted` positions of its output are read.
 
     The first `running` rows have come from below. A cell that enters before the block runs through it like them. One
@@ -46,57 +45,74 @@ def entering(
     computed at the `wanted` positions only. `beyond` are cells that enter behind this last block. Rows that enter later
     stay untouched.
     """
-    place = None if entry is None else entry.place
-    if place == "addition" and layer.attention_addition is layer.output_projection:
-        place = "attention"
-    original, attention = layer.block.forward, layer.attention.forward
-    before, behind, behind_in = [], [], []
-    if entry is not None and place == "block":
-        before = [entry.value.flatten(0, 1)]
-    elif entry is not None:
-        # where the addition is replaced, what the attention returns does not matter
-        behind, behind_in = [entry.value.flatten(0, 1)], [kept.resid_pre[:, skip:].repeat(len(entry), 1, 1)]
-    last = [] if beyond is None else [beyond.value.flatten(0, 1)]
 
-    def forward(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        rows, attended = torch.cat([hidden[:running], *before]), []
+    layer: Layer
+    kept: BaseLayer
+    running: int
+    entry: Entry | None
+    skip: int
+    wanted: slice
+    beyond: Entry | None
+    original: Callable[..., Any]  # the block's own forward
 
-        def attend_and_stop(*args: Any, **kwargs: Any) -> Any:
-            attended.append(first_tensor(attention(*args, **kwargs)))
-            raise _Attended
-
-        if len(rows):
-            with shadowed({layer.attention: attend_and_stop}), suppress(_Attended):
-                original(rows, *args, **kwargs)
+    def __call__(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        entry, before, behind, behind_in = self.entry, [], [], []
+        if entry is not None and entry.place == "block":
+            before = [entry.value.flatten(0, 1)]
+        elif entry is not None:
+            # where the addition is replaced, what the attention returns does not matter
+            behind = [entry.value.flatten(0, 1)]
+            behind_in = [self.kept.resid_pre[:, self.skip :].repeat(len(entry), 1, 1)]
+        rows = torch.cat([hidden[: self.running], *before])
         known = []
         if len(rows) or behind:
-            attention_out = alone(kept.attention_out, torch.cat([*attended, *behind])[:, wanted])
-            shadows: dict[Any, Callable[..., Any]] = {layer.attention: lambda *_, **__: attention_out}
-            if entry is not None and place == "addition":
-                shadows[layer.attention_addition] = _instead(
-                    layer.attention_addition.forward, entry.value[:, :, wanted]
-                )
-            with shadowed(shadows):
-                output = original(torch.cat([rows, *behind_in])[:, wanted], *args, **kwargs)
+            attended = _Stopping(self.layer.attention.forward)
+            if len(rows):
+                with shadowed({self.layer.attention: attended}), suppress(_Attended):
+                    self.original(rows, *args, **kwargs)
+            attention_out = torch.cat([*attended.found, *behind])[:, self.wanted]
+            with shadowed(self._behind_the_attention(attention_out)):
+                output = self.original(torch.cat([rows, *behind_in])[:, self.wanted], *args, **kwargs)
             known = [first_tensor(output)]
-        done = torch.cat([*known, *(rows[:, wanted] for rows in last)])
+        last = [] if self.beyond is None else [self.beyond.value.flatten(0, 1)[:, self.wanted]]
+        done = torch.cat([*known, *last])
         # models check that a block returns every position, of which those in front are never read
         done = pad(done, (0, 0, hidden.shape[1] - done.shape[1], 0))
-        return alone(kept.block_out, torch.cat([done, hidden[len(done) :]]))
+        return alone(self.kept.block_out, torch.cat([done, hidden[len(done) :]]))
 
-    return forward
+    def _behind_the_attention(self, attention_out: Tensor) -> dict[nn.Module, Callable[..., Any]]:
+        """Stand-ins with which the block computes only what follows its attention."""
+        answer = alone(self.kept.attention_out, attention_out)
+        shadows: dict[nn.Module, Callable[..., Any]] = {self.layer.attention: lambda *_, **__: answer}
+        addition = self.layer.attention_addition
+        if self.entry is not None and self.entry.place == "addition" and addition is not self.layer.output_projection:
+            shadows[addition] = _Ending(addition.forward, self.entry.value[:, :, self.wanted].flatten(0, 1))
+        return shadows
 
 
 class _Attended(Exception):
     """Leaves a block once its attention is done."""
 
 
-def _instead(original: Callable[..., Any], value: Float[Tensor, "cell prompt suffix d_model"]) -> Callable[..., Any]:
-    """The module's own output, with `value` as its last rows: those of the cells that enter here."""
-    flat = value.flatten(0, 1)
+@dataclass(frozen=True, eq=False)
+class _Stopping:
+    """The attention's forward, whose output is kept in place of going on."""
 
-    def forward(*args: Any, **kwargs: Any) -> Tensor:
-        out = original(*args, **kwargs)
-        return torch.cat([out[: -len(flat)], flat])
+    original: Callable[..., Any]
+    found: list[Tensor] = field(default_factory=list)
 
-    return forward
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.found.append(first_tensor(self.original(*args, **kwargs)))
+        raise _Attended
+
+
+@dataclass(frozen=True, eq=False)
+class _Ending:
+    """A module's own output with other last rows: those of the cells that enter here."""
+
+    original: Callable[..., Any]
+    rows: Float[Tensor, "row suffix d_model"]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        out = self.original(*args, **kwargs)
+        return torch.cat([out[: -len(self.rows)], self.rows])

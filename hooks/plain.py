@@ -3,12 +3,12 @@
 Tests compare the engine with it, and a sweep falls back on it for a model that cannot be replayed exactly.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from headlens.hooks.cells import Cell, Rows
@@ -47,10 +47,10 @@ class Plain(Engine):
         return of_tokens(self.runs[1][0], self.pairs.read)
 
     def patched(self, cells: Sequence[Cell], rows: Rows, measure: Measure) -> Float[Tensor, "cell prompt ..."]:
-        chosen, measured = rows.chosen.to(self.model.device), []
+        site, chosen, measured = self.pairs.site, rows.chosen.to(self.model.device), []
         for cell in cells:
             edits = [
-                Call(str(Site(self.pairs.site, layer)), self._exchange(self._source(layer), heads, chosen, rows.key))
+                Call(str(Site(site, layer)), partial(_exchange, site, self._source(layer), heads, chosen, rows.key))
                 for layer, heads in cell.parts
             ]
             with torch.no_grad(), self.model.edited(*edits):
@@ -62,21 +62,23 @@ class Plain(Engine):
         base, other = (activations[layer] for _, activations in self.runs)
         return other if self.pairs.fill is None else self.pairs.fill(layer, base)
 
-    def _exchange(
-        self, source: Tensor, heads: tuple[int, ...], chosen: Tensor, key: int | None
-    ) -> Callable[[Tensor, Where], Tensor]:
-        by_head = SITE_AXES[self.pairs.site][1] == "head"
 
-        def act(tensor: Tensor, hook: Where) -> Tensor:
-            if by_head:
-                keys = slice(None) if key is None else slice(key, key + 1)
-                for head in heads:
-                    tensor[:, head, :, keys][chosen] = source[:, head, :, keys][chosen]
-            elif heads:
-                for head in heads:
-                    tensor[:, :, head][chosen] = source[:, :, head][chosen]
-            else:
-                tensor[chosen] = source[chosen]
-            return tensor
-
-        return act
+def _exchange(
+    site: str,
+    source: Tensor,
+    heads: tuple[int, ...],
+    chosen: Bool[Tensor, "prompt pos"],
+    key: int | None,
+    tensor: Tensor,
+    hook: Where,
+) -> Tensor:
+    if SITE_AXES[site][1] == "head":
+        keys = slice(None) if key is None else slice(key, key + 1)
+        for head in heads:
+            tensor[:, head, :, keys][chosen] = source[:, head, :, keys][chosen]
+    elif heads:
+        for head in heads:
+            tensor[:, :, head][chosen] = source[:, :, head][chosen]
+    else:
+        tensor[chosen] = source[chosen]
+    return tensor

@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from headlens.hooks.base_run import Base, joining
-from headlens.hooks.entering import Entry, entering, passing_on
+from headlens.hooks.base_run import Base, Joining
+from headlens.hooks.entering import Entering, Entry, passing_on
 from headlens.hooks.intercept import Listener
 from headlens.hooks.model import Model
 from headlens.hooks.suffix_run import run_suffix
@@ -55,31 +55,38 @@ def replay(
         entry, beyond = entries.get(at), entries.get(at + 1) if at == final else None
         attending = entered + (len(entry) if entry is not None and entry.place == "block" else 0)
         if attending:
-            listener = joining(kept.call, attending, start, skip)
+            listener = Joining(kept.call, attending, start, skip)
             listeners[layer.attention] = later[at](listener) if at in later else listener
         if at < first and beyond is None:
             shadows[layer.block] = passing_on(kept)
         elif at <= max(entries) or at == final:
             wanted = slice(-read.last if at == final else None, None)
-            shadows[layer.block] = entering(layer, kept, entered * prompts, entry, skip, wanted, beyond)
+            running = entered * prompts
+            shadows[layer.block] = Entering(
+                layer, kept, running, entry, skip, wanted, beyond, original=layer.block.forward
+            )
         entered += sum(len(some) for some in (entry, beyond) if some is not None)
     unembedding: Any = model.hf.get_output_embeddings()
     if read.tokens is not None:
-        shadows[unembedding] = _reading(unembedding, read, entered)
+        shadows[unembedding] = _Reading(unembedding, read, entered)
     # which tokens these are does not matter: their embeddings are never used
     ids = base.tokens[:, start:].repeat(entered, 1)
     return run_suffix(model, ids, start, listeners, shadows, read.last).unflatten(0, (entered, prompts))
 
 
-def _reading(unembedding: Any, read: Read, cells: int) -> Callable[[Tensor], Tensor]:
+@dataclass(frozen=True, eq=False)
+class _Reading:
     """The unembedding of each prompt's own tokens, at the positions that are read."""
-    weight: Tensor = unembedding.weight[read.tokens]  # prompt token d_model
-    bias = getattr(unembedding, "bias", None)
 
-    def forward(hidden: Tensor) -> Tensor:
-        logits = torch.einsum("cprd,ptd->cprt", hidden[:, -read.last :].unflatten(0, (cells, -1)), weight)
+    unembedding: Any
+    read: Read
+    cells: int
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        weight: Tensor = self.unembedding.weight[self.read.tokens]  # prompt token d_model
+        rows = hidden[:, -self.read.last :].unflatten(0, (self.cells, -1))
+        logits = torch.einsum("cprd,ptd->cprt", rows, weight)
+        bias = getattr(self.unembedding, "bias", None)
         if bias is not None:
-            logits = logits + bias[read.tokens][:, None]
+            logits = logits + bias[self.read.tokens][:, None]
         return logits.flatten(0, 1)
-
-    return forward

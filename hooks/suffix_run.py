@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from headlens.hooks.base_run import Base, joined, joining
+from headlens.hooks.base_run import Base, Joining, joined
 from headlens.hooks.intercept import Attention, Listener, listening, placed
 from headlens.hooks.model import Model
 from headlens.hooks.shadow import shadowed
@@ -30,25 +31,15 @@ def run_from(model: Model, base: Base, tokens: Int[Tensor, "prompt pos"], site: 
     Runs of equal tokens give equal bits.
     """
     kept: dict[int, Tensor] = {}
-
-    def keeping(index: int, layer: Any, of_base: Any) -> Listener:
-        plain = joining(of_base.call, 1, base.start, 0)
-
-        def listen(module: nn.Module, call: Attention) -> tuple[Tensor, Tensor | None]:
-            z, _ = plain(module, call)
-            kept[index] = _inside(site, joined(of_base.call, call, 1, base.start, 0), z, call)
-            return z, None
-
-        return listen if site in ATTENTION_SITES else plain
-
-    def keep(tensor: Tensor, where: Where) -> Tensor:
-        kept[where.layer()] = tensor
-        return tensor
-
     layers = list(zip(model.layers, base.layers, strict=True))
-    listeners = {layer.attention: keeping(at, layer, of_base) for at, (layer, of_base) in enumerate(layers)}
-    outside = site not in ATTENTION_SITES
-    taps = [Tap(Site(site, at), keep, f"The recording of {site}") for at in range(model.n_layers)] if outside else []
+    listeners: dict[nn.Module, Listener] = {}
+    taps = []
+    for at, (layer, of_base) in enumerate(layers):
+        listeners[layer.attention] = Joining(of_base.call, 1, base.start, 0)
+        if site in ATTENTION_SITES:
+            listeners[layer.attention] = _Keeping(site, at, of_base.call, listeners[layer.attention], base.start, kept)
+        else:
+            taps.append(Tap(Site(site, at), partial(_keep, kept), f"The recording of {site}"))
     with tapped(model.hf, model.towers, taps):
         logits = run_suffix(model, tokens[:, base.start :], base.start, listeners, {}, last)
     return SiteRun(logits, tuple(kept[at] for at in range(model.n_layers)))
@@ -69,18 +60,34 @@ def run_suffix(
     return logits[:, -last:]
 
 
-def _inside(site: str, whole: Attention, z: Tensor, call: Attention) -> Tensor:
-    """A site inside the attention, over the suffix as its rows: `whole` has all keys, `call` those of the suffix."""
-    match site:
-        case "z":
-            return z
-        case "rot_q":
-            return call.query.transpose(1, 2)
-        case "rot_k":
-            return call.key.transpose(1, 2)
-        case "v":
-            return call.value.transpose(1, 2)
-        case "attn_scores":
-            return whole.scores()
-        case _:
-            return whole.pattern()
+def _keep(kept: dict[int, Tensor], tensor: Tensor, where: Where) -> Tensor:
+    kept[where.layer()] = tensor
+    return tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Keeping:
+    """A layer's listener that keeps a site inside the attention, over the suffix as its rows."""
+
+    site: str
+    layer: int
+    of_base: Attention
+    listener: Listener
+    start: int
+    kept: dict[int, Tensor]
+
+    def __call__(self, module: nn.Module, call: Attention) -> tuple[Tensor, Tensor | None]:
+        z, _ = self.listener(module, call)
+        match self.site:
+            case "z":
+                self.kept[self.layer] = z
+            case "rot_q":
+                self.kept[self.layer] = call.query.transpose(1, 2)
+            case "rot_k":
+                self.kept[self.layer] = call.key.transpose(1, 2)
+            case "v":
+                self.kept[self.layer] = call.value.transpose(1, 2)
+            case _:
+                whole = joined(self.of_base, call, 1, self.start, 0)
+                self.kept[self.layer] = whole.scores() if self.site == "attn_scores" else whole.pattern()
+        return z, None

@@ -84,9 +84,11 @@ def tapped(hf: PreTrainedModel, towers: Mapping[str, Tower], taps: Sequence[Tap]
         for (tower, index), at in by_layer.items():
             layer = towers[tower].layers[index]
             if any(site in at for site in ATTENTION_SITES):
-                outer = listener_of(layer.attention)
-                stack.enter_context(placed({layer.attention: _listener(at, clock, towers[tower].is_cross, outer)}))
-            _install_residual_taps(stack, layer, at, clock, towers[tower])
+                # a listener already in place (an outer `with`) runs its taps first
+                outer = getattr(listener_of(layer.attention), "sites", {})
+                sites = {site: [*outer.get(site, []), *at.get(site, [])] for site in ATTENTION_SITES}
+                stack.enter_context(placed({layer.attention: _Listening(sites, clock, towers[tower].is_cross)}))
+            _install(stack, layer, _Residual(at, clock, layer, towers[tower].n_heads))
         yield
         silent = sorted({f"{tap.asked_by} at {tap.site}" for tap in taps if not tap.fired})
         if silent:
@@ -122,38 +124,39 @@ def _check_available(tap: Tap, towers: Mapping[str, Tower]) -> None:
         )
 
 
-def _listener(at: Mapping[str, list[Tap]], clock: _Clock, is_cross: bool, outer: Callable | None):
-    """The attention of one layer with its taps. A listener already in place (an outer `with`) runs its taps first."""
-    sites = {site: [*(getattr(outer, "sites", {}).get(site, [])), *at.get(site, [])] for site in ATTENTION_SITES}
+@dataclass(frozen=True, eq=False)
+class _Listening:
+    """The attention of one layer with its taps."""
 
-    def listen(module: nn.Module, call: Attention) -> tuple[Tensor, Tensor | None]:
+    sites: Mapping[str, Sequence[Tap]]
+    clock: _Clock
+    is_cross: bool
+
+    def __call__(self, module: nn.Module, call: Attention) -> tuple[Tensor, Tensor | None]:
         queries, keys = call.query.shape[2], call.key.shape[2]
         # keys end with the newest token, except in a static cache, which is longer than what was read
-        key_start = 0 if is_cross else max(clock.past + queries - keys, 0)
-
-        def run(site: str, tensor: Tensor) -> Tensor:
-            for tap in sites[site]:
-                tensor = tap(tensor, clock.past, key_start)
-            return tensor
-
-        def run_heads_first(site: str, tensor: Tensor) -> Tensor:
-            return run(site, tensor.transpose(1, 2)).transpose(1, 2) if sites[site] else tensor
-
+        key_start = 0 if self.is_cross else max(self.clock.past + queries - keys, 0)
         call = call.with_inputs(
-            run_heads_first("rot_q", call.query),
-            run_heads_first("rot_k", call.key),
-            run_heads_first("v", call.value),
+            self._heads_first("rot_q", call.query, key_start),
+            self._heads_first("rot_k", call.key, key_start),
+            self._heads_first("v", call.value, key_start),
         )
-        if not (sites["attn_scores"] or sites["pattern"]):
-            return run("z", call.z()), None
+        if not (self.sites["attn_scores"] or self.sites["pattern"]):
+            return self._run("z", call.z(), key_start), None
         before = call.scores()
-        scores = run("attn_scores", before)
+        scores = self._run("attn_scores", before, key_start)
         _refuse_empty_rows(before, scores)
-        pattern = run("pattern", attention_pattern(scores, call.sinks))
-        return run("z", weighted_values(pattern, call.value)), pattern
+        pattern = self._run("pattern", attention_pattern(scores, call.sinks), key_start)
+        return self._run("z", weighted_values(pattern, call.value), key_start), pattern
 
-    listen.sites = sites  # type: ignore[attr-defined]
-    return listen
+    def _run(self, site: str, tensor: Tensor, key_start: int) -> Tensor:
+        for tap in self.sites[site]:
+            tensor = tap(tensor, self.clock.past, key_start)
+        return tensor
+
+    def _heads_first(self, site: str, tensor: Tensor, key_start: int) -> Tensor:
+        """Taps see positions before heads, the attention function has heads before positions."""
+        return self._run(site, tensor.transpose(1, 2), key_start).transpose(1, 2) if self.sites[site] else tensor
 
 
 def _refuse_empty_rows(before: Tensor, after: Tensor) -> None:
@@ -166,63 +169,71 @@ def _refuse_empty_rows(before: Tensor, after: Tensor) -> None:
         )
 
 
-def _hooked(stack: ExitStack, handle: Any) -> None:
-    stack.callback(handle.remove)
+@dataclass(frozen=True, eq=False)
+class _Residual:
+    """What the hooks of one block do for the sites outside its attention function."""
 
+    at: Mapping[str, list[Tap]]
+    clock: _Clock
+    layer: Layer
+    n_heads: int
+    entered: dict[str, Tensor] = field(default_factory=dict)
 
-def _install_residual_taps(
-    stack: ExitStack, layer: Layer, at: Mapping[str, list[Tap]], clock: _Clock, tower: Tower
-) -> None:
-    """Hooks of one block for the sites outside its attention function."""
-    entered: dict[str, Tensor] = {}
-
-    def run(site: str, tensor: Tensor) -> Tensor:
-        for tap in at.get(site, []):
-            tensor = tap(tensor, clock.past, clock.past)
+    def _run(self, site: str, tensor: Tensor) -> Tensor:
+        for tap in self.at.get(site, []):
+            tensor = tap(tensor, self.clock.past, self.clock.past)
         return tensor
 
-    def enter(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def enter(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         if args:
-            args = (run("resid_pre", args[0]), *args[1:])
+            args = (self._run("resid_pre", args[0]), *args[1:])
         else:
-            kwargs = {**kwargs, "hidden_states": run("resid_pre", kwargs["hidden_states"])}
-        entered["resid_pre"] = args[0] if args else kwargs["hidden_states"]
+            kwargs = {**kwargs, "hidden_states": self._run("resid_pre", kwargs["hidden_states"])}
+        self.entered["resid_pre"] = args[0] if args else kwargs["hidden_states"]
         return args, kwargs
 
-    def on_projection(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-        z = args[0].unflatten(-1, (tower.n_heads, -1))
-        result = torch.einsum("bphd,hdm->bphm", z, layer.output_weights(tower.n_heads))
-        edited = run("result", result)
+    def on_projection(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        z = args[0].unflatten(-1, (self.n_heads, -1))
+        result = torch.einsum("bphd,hdm->bphm", z, self.layer.output_weights(self.n_heads))
+        edited = self._run("result", result)
         return output if edited is result else output + (edited - result).sum(2)
 
-    def on_addition(module: nn.Module, args: tuple, output: Any) -> Any:
-        return replace_first(output, run("attn_out", first_tensor(output)))
+    def on_addition(self, module: nn.Module, args: tuple, output: Any) -> Any:
+        return replace_first(output, self._run("attn_out", first_tensor(output)))
 
-    def on_middle(module: nn.Module, args: tuple, output: Any) -> Any:
+    def on_middle(self, module: nn.Module, args: tuple, output: Any) -> Any:
         addition = first_tensor(output)
-        middle = entered["resid_pre"] + addition
-        edited = run("resid_mid", middle)
+        middle = self.entered["resid_pre"] + addition
+        edited = self._run("resid_mid", middle)
         if edited is middle:
             return output
         # the block adds its input again, which leaves an edit to 0 at exactly 0
-        return replace_first(output, torch.where(edited == middle, addition, edited - entered["resid_pre"]))
+        return replace_first(output, torch.where(edited == middle, addition, edited - self.entered["resid_pre"]))
 
-    def on_mlp(module: nn.Module, args: tuple, output: Any) -> Any:
+    def on_mlp(self, module: nn.Module, args: tuple, output: Any) -> Any:
         flat = first_tensor(output)
-        return replace_first(output, run("mlp_out", flat.view_as(entered["resid_pre"])).view_as(flat))
+        return replace_first(output, self._run("mlp_out", flat.view_as(self.entered["resid_pre"])).view_as(flat))
 
-    def leave(module: nn.Module, args: tuple, output: Any) -> Any:
-        return replace_first(output, run("resid_post", first_tensor(output)))
+    def leave(self, module: nn.Module, args: tuple, output: Any) -> Any:
+        return replace_first(output, self._run("resid_post", first_tensor(output)))
 
-    if any(at.get(site) for site in ("resid_pre", "resid_mid", "mlp_out")):
-        _hooked(stack, layer.block.register_forward_pre_hook(enter, with_kwargs=True))
-    if at.get("result"):
-        _hooked(stack, layer.output_projection.register_forward_hook(on_projection))
-    if at.get("attn_out"):
-        _hooked(stack, layer.attention_addition.register_forward_hook(on_addition))
-    if at.get("resid_mid") and layer.middle is not None:
-        _hooked(stack, layer.middle.register_forward_hook(on_middle))
-    if at.get("mlp_out") and layer.mlp is not None:
-        _hooked(stack, layer.mlp.register_forward_hook(on_mlp))
-    if at.get("resid_post"):
-        _hooked(stack, layer.block.register_forward_hook(leave))
+
+def _install(stack: ExitStack, layer: Layer, taps: _Residual) -> None:
+    """Hook the modules that the taps' sites are at; the stack takes the hooks away."""
+    wanted = {site for site, some in taps.at.items() if some}
+    hooks = {
+        "result": (layer.output_projection, taps.on_projection),
+        "attn_out": (layer.attention_addition, taps.on_addition),
+        "resid_mid": (layer.middle, taps.on_middle),
+        "mlp_out": (layer.mlp, taps.on_mlp),
+        "resid_post": (layer.block, taps.leave),
+    }
+    if wanted & {"resid_pre", "resid_mid", "mlp_out"}:
+        _hooked(stack, layer.block.register_forward_pre_hook(taps.enter, with_kwargs=True))
+    for site, (module, hook) in hooks.items():
+        if site in wanted and module is not None:
+            _hooked(stack, module.register_forward_hook(hook))
+
+
+def _hooked(stack: ExitStack, handle: Any) -> None:
+    stack.callback(handle.remove)

@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headlens.analyses import tasks as tasks
+    from headlens.analyses.attribution import attribute as attribute
+    from headlens.analyses.comparison import compare as compare
+    from headlens.analyses.direct_logits import direct_logits as direct_logits
+    from headlens.analyses.direct_parts import direct_parts as direct_parts
     from headlens.analyses.headmap import HeadMap as HeadMap
+    from headlens.analyses.logit_lens import logit_lens as logit_lens
+    from headlens.analyses.metrics import Metric as Metric
     from headlens.analyses.patching import patch_sweep as patch_sweep
     from headlens.analyses.tasks import Task as Task
+    from headlens.analyses.until_sure import patch_until_sure as patch_until_sure
+    from headlens.analyses.verification import verify as verify
     from headlens.figures import view as view
     from headlens.hooks.edits import Ablate as Ablate
     from headlens.hooks.edits import Call as Call
@@ -26,13 +34,21 @@ __all__ = [
     "Call",
     "Gate",
     "HeadMap",
+    "Metric",
     "Model",
     "Patch",
     "Task",
     "__version__",
+    "attribute",
+    "compare",
+    "direct_logits",
+    "direct_parts",
     "load",
+    "logit_lens",
     "patch_sweep",
+    "patch_until_sure",
     "tasks",
+    "verify",
     "view",
 ]
 
@@ -41,11 +57,19 @@ _HOMES = {
     "Call": "headlens.hooks.edits",
     "Gate": "headlens.hooks.edits",
     "HeadMap": "headlens.analyses.headmap",
+    "Metric": "headlens.analyses.metrics",
     "Model": "headlens.hooks.model",
     "Patch": "headlens.hooks.edits",
     "Task": "headlens.analyses.tasks",
+    "attribute": "headlens.analyses.attribution",
+    "compare": "headlens.analyses.comparison",
+    "direct_logits": "headlens.analyses.direct_logits",
+    "direct_parts": "headlens.analyses.direct_parts",
     "load": "headlens.models",
+    "logit_lens": "headlens.analyses.logit_lens",
     "patch_sweep": "headlens.analyses.patching",
+    "patch_until_sure": "headlens.analyses.until_sure",
+    "verify": "headlens.analyses.verification",
     "view": "headlens.figures",
 }
 
