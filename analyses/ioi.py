@@ -5,20 +5,19 @@ the second mention of the subject (S2), by a third person ("abc": no name repeat
 next) or by the indirect object ("swap": the answer flips). Templates and word lists: data/tasks/ioi.toml.
 """
 
-import difflib
-import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from random import Random
-from string import Formatter
 from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
 from headlens.analyses.pairs import Pair
-from headlens.analyses.tokens import continuation, encode, lead_in, position_of
+from headlens.analyses.task import Task
+from headlens.analyses.templates import chosen, read, render, turns, words_that_fit
+from headlens.analyses.tokens import check_twins, lead_in, position_of, tokenizer_of
+from headlens.hooks.model import Model
 
 CORRUPTIONS = ("abc", "swap")
 ORDERS = ("ABBA", "BABA")
@@ -47,35 +46,38 @@ class Cast(NamedTuple):
 @cache
 def all_words() -> Words:
     """The templates and word lists that come with headlens."""
-    read = tomllib.loads(files("headlens.data").joinpath("tasks/ioi.toml").read_text(encoding="utf-8"))
-    templates = {entry["id"]: entry["text"] for entry in read["templates"]}
-    return Words(templates, tuple(read["names"]), tuple(read["places"]), tuple(read["objects"]))
+    found = read("ioi")
+    return Words(found["templates"], tuple(found["names"]), tuple(found["places"]), tuple(found["objects"]))
 
 
-def make_pairs(
-    tokenizer: PreTrainedTokenizerBase,
-    n: int,
-    seed: int,
-    corruption: str,
-    orders: Sequence[str],
-    templates: Sequence[str],
-    prepend_bos: bool | None,
-) -> list[Pair]:
-    """n pairs with positions IO, S1, S1+1, S2 and END; templates and orders take turns, no prompt comes twice
-    as long as there are others.
+def ioi(
+    model: Model | PreTrainedTokenizerBase,
+    n: int = 64,
+    seed: int = 0,
+    *,
+    corruption: str = "abc",
+    orders: str | Sequence[str] = ORDERS,
+    templates: str | Sequence[str] | None = None,
+    prepend_bos: bool | None = None,
+) -> Task:
+    """Indirect object identification (arXiv 2211.00593): to whom did John give a drink?
 
-    Names, places and objects that are not one token for this tokenizer where they stand are left out.
+    n prompts such as "When Mary and John went to the store, John gave a drink to", with the answer " Mary" (IO)
+    and the foil " John" (S). The corrupted prompt differs in one token, the second mention of the subject (S2):
+    with "abc" a third name stands there, so that nothing says who comes next; with "swap" the IO, so that the
+    answer flips. Positions IO, S1, S1+1, S2 and END. `templates` are ids from data/tasks/ioi.toml (None: all),
+    `orders` who is named first (ABBA: the IO); both take turns. Names, places and objects that are not one token
+    for this tokenizer are left out. `prepend_bos` None follows the tokenizer. No prompt comes twice as long as
+    there are others. Equal arguments give equal tasks, whichever the corruption: only S2 of the corrupted
+    prompts depends on it.
     """
-    if n < 1:
-        raise ValueError(f"n={n} prompts were asked for; give at least 1.")
-    _check_known("corruption", [corruption], CORRUPTIONS)
-    _check_known("order", orders, ORDERS)
-    _check_known("template", templates, all_words().templates)
+    chosen("IOI", "corruption", corruption, CORRUPTIONS)
+    orders = chosen("IOI", "order", orders, ORDERS)
+    templates = chosen("IOI", "template", templates, all_words().templates)
+    tokenizer = tokenizer_of(model)
     words = _fitting(tokenizer, templates)
     rng, seen, pairs = Random(seed), set(), []
-    for prompt in range(n):
-        turn, at = divmod(prompt, len(templates))
-        template, order = templates[at], orders[(at + turn) % len(orders)]
+    for template, order in turns(n, templates, orders):
         for _ in range(100):
             cast = _draw(rng, words)
             drawn = (template, order, cast._replace(third=""))
@@ -83,18 +85,8 @@ def make_pairs(
                 break
         seen.add(drawn)
         pairs.append(_pair(tokenizer, template, order, cast, corruption, prepend_bos))
-    return pairs
-
-
-def _check_known(what: str, given: Sequence[str], known: Iterable[str]) -> None:
-    choices = list(known)
-    if not given:
-        raise ValueError(f"No IOI {what} was given; choose from {', '.join(choices)}.")
-    for name in given:
-        if name not in choices:
-            near = difflib.get_close_matches(str(name), choices, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise ValueError(f"Unknown IOI {what} {name!r}{hint}; choose from {', '.join(choices)}.")
+    details = {"n": n, "seed": seed, "corruption": corruption, "orders": [*orders], "templates": [*templates]}
+    return Task.from_pairs(model, pairs, name="ioi", details=details)
 
 
 def _fitting(tokenizer: PreTrainedTokenizerBase, templates: Sequence[str]) -> Words:
@@ -104,31 +96,12 @@ def _fitting(tokenizer: PreTrainedTokenizerBase, templates: Sequence[str]) -> Wo
     example = {"first": "Mary", "second": "John", "S2": "John", "place": "store", "object": "drink"}
 
     def that_fit(kind: str, slot: str, needed: int) -> tuple[str, ...]:
-        candidates: tuple[str, ...] = getattr(words, kind)
         prompts = [text.split(f" {{{slot}}}")[0].format(**example) for text in texts.values()]
-        found = _one_token(tokenizer, candidates, prompts)
-        if len(found) < needed:
-            raise ValueError(
-                f"Only {len(found)} of the {len(candidates)} IOI {kind} are single tokens of this tokenizer "
-                f"({len(tokenizer)} tokens), and {needed} or more are needed; "
-                "build a task from your own prompts with Task.from_pairs."
-            )
-        return found
+        return words_that_fit(tokenizer, f"IOI {kind}", getattr(words, kind), prompts, needed)
 
     # No template has a slot "answer", so that names are tried where it goes: behind the last word.
     names, places = that_fit("names", "answer", 3), that_fit("places", "place", 1)
     return Words(texts, names, places, that_fit("objects", "object", 1))
-
-
-def _one_token(tokenizer: PreTrainedTokenizerBase, words: Sequence[str], prompts: Sequence[str]) -> tuple[str, ...]:
-    """The words that add one and the same token to every prompt, no two of them the same token."""
-    fitting: dict[int, str] = {}
-    for word in words:
-        tokens = {continuation(tokenizer, prompt, f" {word}") for prompt in prompts}
-        token = tokens.pop()
-        if not tokens and token is not None:
-            fitting.setdefault(token, word)
-    return tuple(fitting.values())
 
 
 def _draw(rng: Random, words: Words) -> Cast:
@@ -155,18 +128,12 @@ def _pair(
     text = all_words().templates[template]
     io, subject = ("first", "second") if order == "ABBA" else ("second", "first")
     slots = {io: cast.io, subject: cast.subject, "S2": cast.subject, **cast._asdict()}
-    clean, spans = _render(text, slots)
-    corrupted, _ = _render(text, {**slots, "S2": cast.third if corruption == "abc" else cast.io})
-    tokens, others = encode(tokenizer, clean), encode(tokenizer, corrupted)
+    clean, spans = render(text, slots)
+    corrupted, _ = render(text, {**slots, "S2": cast.third if corruption == "abc" else cast.io})
     at = {"IO": io, "S1": subject, "S2": "S2"}
     positions = {name: position_of(tokenizer, clean, *spans[slot]) for name, slot in at.items()}
-    differing = [here for here, pair in enumerate(zip(tokens, others, strict=False)) if len({*pair}) == 2]
-    if len(tokens) != len(others) or differing != [positions["S2"]]:
-        raise ValueError(
-            f"This tokenizer changes more than one token between {clean!r} and {corrupted!r}; "
-            "build a task from your own prompts with Task.from_pairs."
-        )
-    positions |= {"S1+1": positions["S1"] + 1, "END": len(tokens) - 1}
+    check_twins(tokenizer, clean, corrupted, range(positions["S2"], positions["S2"] + 1))
+    positions["S1+1"] = positions["S1"] + 1
     before = len(lead_in(tokenizer, prepend_bos))
     return Pair(
         clean=clean,
@@ -177,14 +144,3 @@ def _pair(
         template=f"{template} {order}",
         prepend_bos=prepend_bos,
     )
-
-
-def _render(template: str, slots: dict[str, str]) -> tuple[str, dict[str, tuple[int, int]]]:
-    """The filled template, and from which character to which each slot's word stands in it."""
-    text, spans = "", {}
-    for literal, slot, _, _ in Formatter().parse(template):
-        text += literal
-        if slot is not None:
-            spans[slot] = (len(text), len(text) + len(slots[slot]))
-            text += slots[slot]
-    return text, spans

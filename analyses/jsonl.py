@@ -38,6 +38,6 @@ def write_pairs(path: str | Path, pairs: Iterable[Pair]) -> None:
     lines = []
     for pair in pairs:
         kept = {key: getattr(pair, key) for key in KEYS}
-        line = {key: value for key, value in kept.items() if key in REQUIRED or value not in ({}, "", None)}
+        line = {key: value for key, value in kept.items() if key in REQUIRED or value not in ({}, "", None, ())}
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     write_text(Path(path), "".join(lines))

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from headlens.analyses.pairs import Pair
-from headlens.analyses.task_checks import check_prompt
+from headlens.analyses.task_checks import check_prompt, check_sets
 from headlens.analyses.tokens import answer_token, encode, lead_in, pad_rows, padding_id
 
 
@@ -24,7 +24,7 @@ def tokenize_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], na
         return [*before, *encode(tokenizer, prompt)] if isinstance(prompt, str) else prompt
 
     clean, corrupted = [tokens(pair.clean) for pair in pairs], [tokens(pair.corrupted) for pair in pairs]
-    answers, foils = [], []
+    answers, foils, answer_sets, foil_sets = [], [], [], []
     for pair, row, other in zip(pairs, clean, corrupted, strict=True):
         if len(row) != len(other) or not row:
             raise ValueError(
@@ -38,7 +38,10 @@ def tokenize_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], na
             )
         answers.append(answer_token(tokenizer, pair.clean, pair.answer, pair.where))
         foils.append(answer_token(tokenizer, pair.clean, pair.foil, pair.where))
+        answer_sets.append(_set_of(tokenizer, pair, pair.answer_set) or (answers[-1],))
+        foil_sets.append(_set_of(tokenizer, pair, pair.foil_set) or (foils[-1],))
         check_prompt(pair.where, len(row), pair.positions, answers[-1], foils[-1])
+        check_sets(pair.where, answers[-1], foils[-1], answer_sets[-1], foil_sets[-1])
     return {
         "clean_tokens": pad_rows(clean, padding_id(tokenizer)),
         "corrupted_tokens": pad_rows(corrupted, padding_id(tokenizer)),
@@ -49,8 +52,14 @@ def tokenize_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], na
         "templates": tuple(pair.template or pair.where for pair in pairs),
         "texts": tuple((_text(pair.clean), _text(pair.corrupted)) for pair in pairs),
         "answer_texts": tuple((_text(pair.answer), _text(pair.foil)) for pair in pairs),
+        "answer_sets": tuple(answer_sets),
+        "foil_sets": tuple(foil_sets),
         "prepend_bos": bool(before) and any(isinstance(pair.clean, str) for pair in pairs),
     }
+
+
+def _set_of(tokenizer: PreTrainedTokenizerBase, pair: Pair, given: Sequence[str | int]) -> tuple[int, ...]:
+    return tuple(answer_token(tokenizer, pair.clean, token, pair.where) for token in given)
 
 
 def _text(given: object) -> str:

@@ -4,13 +4,15 @@ The form, in a file (on one line) and as a Python dict:
 
     {"clean": "The capital of France is", "corrupted": "The capital of Italy is",
      "answer": " Paris", "foil": " Rome",
-     "positions": {"country": 3}, "template": "capital", "prepend_bos": false}
+     "positions": {"country": 3}, "template": "capital", "prepend_bos": false,
+     "answer_set": [" Paris", " Lyon"], "foil_set": [" Rome", " Milan"]}
 
 The first four keys are required. `answer` and `foil` are written as they follow the clean prompt, so mostly
 with a leading space; each must be one token. Prompts may be lists of token ids, and answers token ids,
 instead of text. `positions` are 0-based token positions, a BOS token included; END is the last one unless it
 is given. Pairs that share a `template` are one cluster of the bootstrap. `prepend_bos` is the same in all
-pairs: true, false, or left out for what the tokenizer does by itself.
+pairs: true, false, or left out for what the tokenizer does by itself. The sets are all the tokens that are
+right and wrong, text or ids like the answer and the foil, which are among them; left out, they are those two.
 """
 
 import difflib
@@ -19,7 +21,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 REQUIRED = ("clean", "corrupted", "answer", "foil")
-KEYS = (*REQUIRED, "positions", "template", "prepend_bos")
+SETS = ("answer_set", "foil_set")
+KEYS = (*REQUIRED, "positions", "template", "prepend_bos", *SETS)
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Pair:
     positions: Mapping[str, int] = field(default_factory=dict)
     template: str = ""
     prepend_bos: bool | None = None
+    answer_set: Sequence[str | int] = ()
+    foil_set: Sequence[str | int] = ()
     where: str = ""
 
 
@@ -71,6 +76,9 @@ def _check_value(key: str, value: Any, where: str) -> None:
         expected = 'token positions by name, such as {"S2": 9}'
     elif key == "template":
         fits, expected = isinstance(value, str), "text"
+    elif key in SETS:
+        fits = isinstance(value, list | tuple) and all(isinstance(token, str) or _is_whole(token) for token in value)
+        expected = "a list of texts or token ids"
     else:
         fits, expected = value is None or isinstance(value, bool), "true or false"
     if not fits:

@@ -4,7 +4,7 @@ The functions take plain arrays, `rows` being those with one number per prompt: 
 "positions/NAME" for each named position. Types are checked here and not by annotation: the input is a user's.
 """
 
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Sized
 
 import torch
 from torch import Tensor
@@ -42,6 +42,15 @@ def check_prompt(where: str, length: int, positions: Mapping[str, int], answer: 
         raise ValueError(f"{where}: the answer and the foil are the same token ({answer}); a metric compares two.")
 
 
+def check_sets(where: str, answer: int, foil: int, answer_set: Sequence[int], foil_set: Sequence[int]) -> None:
+    """ValueError, starting with `where`, unless each set has its own token and the sets share none."""
+    for what, token, tokens in (("answer", answer, answer_set), ("foil", foil, foil_set)):
+        if token not in tokens:
+            raise ValueError(f"{where}: the {what} is the token {token}, which its {what} set lacks; put it in.")
+    if shared := sorted({*answer_set} & {*foil_set}):
+        raise ValueError(f"{where}: the tokens {shared} are in the answer set and in the foil set; give each one side.")
+
+
 def check_values(width: int, lengths: Tensor, rows: Mapping[str, Tensor]) -> None:
     """ValueError naming the first prompt whose length, position or answer cannot be."""
     for prompt, length in enumerate(lengths.tolist()):
@@ -63,11 +72,18 @@ def check_labels(prompts: int, labels: Mapping[str, Sized]) -> None:
             raise ValueError(f"{key} has {len(given)} entries for {prompts} prompts; give one for each.")
 
 
-def check_ids(tokens: Mapping[str, Tensor], lengths: Tensor, rows: Mapping[str, Tensor], size: int | None) -> None:
+def check_ids(
+    tokens: Mapping[str, Tensor],
+    lengths: Tensor,
+    rows: Mapping[str, Tensor],
+    sets: Sequence[tuple[Sequence[int], Sequence[int]]],
+    size: int | None,
+) -> None:
     """ValueError naming the first prompt with a token id outside 0 to size - 1. Padding does not count."""
     for prompt, length in enumerate(lengths.tolist()):
         used = [array[prompt, :length] for array in tokens.values()]
         used += [rows[key][prompt : prompt + 1] for key in ("answers", "foils")]
+        used += [lengths.new_tensor([*right, *wrong]) for right, wrong in sets[prompt : prompt + 1]]
         lowest, highest = (int(bound) for bound in torch.cat(used).aminmax())
         if lowest < 0:
             raise ValueError(f"Prompt {prompt} contains the token id {lowest}; ids start at 0.")

@@ -1,194 +1,26 @@
-"""Tasks: clean and corrupted prompts in pairs, the answer and the foil of each, and named positions.
+"""The tasks that come with headlens, by name; each maker is (model, n, seed, ...) -> Task.
 
-`Task` is the value every analysis takes. `ioi` makes one from templates, `Task.from_pairs` and
-`Task.from_jsonl` from the user's own prompts. Whatever does not fit (lengths, answers, positions) is refused
-when the task is made.
+A maker fills templates from data/tasks/ with words that its tokenizer can take, and refuses a tokenizer that
+can take too few. Equal arguments give equal tasks.
 """
 
 import difflib
-import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
-import torch
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from headlens.analyses.capitals import capitals as capitals
+from headlens.analyses.greater_than import greater_than as greater_than
+from headlens.analyses.induction import induction as induction
+from headlens.analyses.ioi import ioi as ioi
+from headlens.analyses.pronouns import pronouns as pronouns
+from headlens.analyses.task import Task as Task
 
-from headlens.analyses.ioi import all_words, make_pairs
-from headlens.analyses.jsonl import read_pairs, write_pairs
-from headlens.analyses.pair_tokens import tokenize_pairs
-from headlens.analyses.pairs import Pair, as_pair
-from headlens.analyses.task_checks import check_ids, check_labels, check_shapes, check_values
-from headlens.analyses.tokens import tokenizer_of, vocabulary_of
-from headlens.hooks.model import Model
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """Prompt pairs, checked, as int64 tensors with the axes noted below.
-
-    Tokens are padded on the right, where a causal model never sees the padding. `positions` name 0-based token
-    positions per prompt; "END", where metrics read the logits, is always there and is the last token unless given.
-    `templates` has one label per prompt: prompts that share one are a cluster of the bootstrap. `texts` are the clean
-    and the corrupted text and `answer_texts` the answer and the foil as text, "" where only token ids were given.
-    `details` say how the prompts were made.
-    """
-
-    name: str
-    clean_tokens: Tensor  # prompt pos
-    corrupted_tokens: Tensor  # prompt pos
-    lengths: Tensor  # prompt
-    answers: Tensor  # prompt
-    foils: Tensor  # prompt
-    positions: Mapping[str, Tensor] = field(default_factory=dict)  # prompt
-    templates: tuple[str, ...] = ()
-    texts: tuple[tuple[str, str], ...] = ()
-    details: Mapping[str, Any] = field(default_factory=dict)
-    answer_texts: tuple[tuple[str, str], ...] = ()
-
-    def __post_init__(self) -> None:
-        n = len(self.lengths)
-        check_shapes(self.name, self._tokens, self.lengths, self._rows)
-        check_values(self.clean_tokens.shape[1], self.lengths, self._rows)
-        check_ids(self._tokens, self.lengths, self._rows, size=None)
-        check_labels(n, {key: getattr(self, key) for key in ("templates", "texts", "answer_texts")})
-        filled = {
-            "positions": {**self.positions, "END": self.positions.get("END", self.lengths - 1)},
-            "templates": self.templates or tuple(f"prompt {prompt}" for prompt in range(n)),
-            "texts": self.texts or (("", ""),) * n,
-            "answer_texts": self.answer_texts or (("", ""),) * n,
-        }
-        for name, value in filled.items():
-            object.__setattr__(self, name, value)
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    @property
-    def _tokens(self) -> dict[str, Tensor]:
-        return {"clean_tokens": self.clean_tokens, "corrupted_tokens": self.corrupted_tokens}
-
-    @property
-    def _rows(self) -> dict[str, Tensor]:
-        positions = {f"positions/{name}": self.positions[name] for name in sorted(self.positions)}
-        return {"answers": self.answers, "foils": self.foils, **positions}
-
-    @cached_property
-    def hash(self) -> str:
-        """sha256 over name, tokens, answers, foils, positions and templates; neither texts nor details."""
-        arrays = {**self._tokens, "lengths": self.lengths, **self._rows}
-        digest = hashlib.sha256(repr((self.name, self.templates)).encode())
-        for name, array in arrays.items():
-            digest.update(f"{name} {tuple(array.shape)}".encode())
-            digest.update(array.detach().cpu().numpy().astype("<i8").tobytes())
-        return digest.hexdigest()
-
-    def subset(self, indices: Iterable[int]) -> "Task":
-        """The prompts at these indices, in this order; `details["subset"]` has their indices in the whole."""
-        rows = [int(index) for index in indices]
-        if any(not 0 <= row < len(self) for row in rows):
-            raise ValueError(f"The task {self.name!r} has prompts 0 to {len(self) - 1}; {rows} were asked for.")
-        whole = self.details.get("subset", list(range(len(self))))
-        longest = int(self.lengths[rows].max()) if rows else 0
-        return replace(
-            self,
-            clean_tokens=self.clean_tokens[rows, :longest],
-            corrupted_tokens=self.corrupted_tokens[rows, :longest],
-            lengths=self.lengths[rows],
-            answers=self.answers[rows],
-            foils=self.foils[rows],
-            positions={name: array[rows] for name, array in self.positions.items()},
-            templates=tuple(self.templates[row] for row in rows),
-            texts=tuple(self.texts[row] for row in rows),
-            details={**self.details, "subset": [whole[row] for row in rows]},
-            answer_texts=tuple(self.answer_texts[row] for row in rows),
-        )
-
-    @classmethod
-    def from_pairs(
-        cls,
-        model: Model | PreTrainedTokenizerBase,
-        pairs: Iterable[Mapping[str, Any] | Sequence[Any] | Pair],
-        *,
-        name: str = "pairs",
-        details: Mapping[str, Any] | None = None,
-    ) -> "Task":
-        """A task from prompt pairs: dicts of the form in headlens.analyses.pairs, or tuples
-        (clean, corrupted, answer, foil[, positions[, template]]).
-
-        Each answer must be the one token that it adds to its clean prompt: mostly " word", with the space.
-        ValueError names the prompt that does not fit, and why.
-        """
-        given = [as_pair(pair, f"Prompt {at}") for at, pair in enumerate(pairs)]
-        fields = tokenize_pairs(tokenizer_of(model), given, name)
-        made_with = {"prepend_bos": fields.pop("prepend_bos"), **(details or {})}
-        task = cls(name=name, **fields, details=made_with)
-        task.check_vocabulary(vocabulary_of(model))
-        return task
-
-    def check_vocabulary(self, size: int) -> None:
-        """ValueError if the task uses a token id that a vocabulary of this size does not have."""
-        check_ids(self._tokens, self.lengths, self._rows, size)
-
-    @classmethod
-    def from_jsonl(cls, model: Model | PreTrainedTokenizerBase, path: str | Path, *, name: str | None = None) -> "Task":
-        """A task from a file with one JSON object a line, in the form described in headlens.analyses.pairs.
-
-        The name is the file's unless given. ValueError names the line that is wrong.
-        """
-        return cls.from_pairs(model, read_pairs(path), name=Path(path).stem if name is None else name)
-
-    def to_jsonl(self, path: str | Path) -> None:
-        """Write the pairs in the form `from_jsonl` reads; as token ids where the task has no text."""
-        write_pairs(path, (self._pair(prompt) for prompt in range(len(self))))
-
-    def _pair(self, prompt: int) -> Pair:
-        length = int(self.lengths[prompt])
-        positions = {name: int(array[prompt]) for name, array in self.positions.items()}
-        if torch.equal(self.positions["END"], self.lengths - 1):
-            del positions["END"]
-        return Pair(
-            clean=self.texts[prompt][0] or self.clean_tokens[prompt, :length].tolist(),
-            corrupted=self.texts[prompt][1] or self.corrupted_tokens[prompt, :length].tolist(),
-            answer=self.answer_texts[prompt][0] or int(self.answers[prompt]),
-            foil=self.answer_texts[prompt][1] or int(self.foils[prompt]),
-            positions=positions,
-            template=self.templates[prompt],
-            prepend_bos=self.details.get("prepend_bos"),
-        )
-
-
-def ioi(
-    model: Model | PreTrainedTokenizerBase,
-    n: int = 64,
-    seed: int = 0,
-    *,
-    corruption: str = "abc",
-    orders: Sequence[str] = ("ABBA", "BABA"),
-    templates: Sequence[str] | None = None,
-    prepend_bos: bool | None = None,
-) -> Task:
-    """Indirect object identification (arXiv 2211.00593): n prompts such as "When Mary and John went to the
-    store, John gave a drink to", with the answer " Mary" (IO) and the foil " John" (S).
-
-    The corrupted prompt differs in one token, the second mention of the subject (S2): with "abc" a third name
-    stands there, so that nothing says who comes next; with "swap" the IO, so that the answer flips. Positions
-    IO, S1, S1+1, S2 and END. `templates` are ids from data/tasks/ioi.toml (None: all), `orders` who is named
-    first (ABBA: the IO). `prepend_bos` None follows the tokenizer. Equal arguments give equal tasks,
-    whichever the corruption: only S2 of the corrupted prompts depends on it.
-    """
-    orders = (orders,) if isinstance(orders, str) else tuple(orders)
-    chosen = all_words().templates if templates is None else templates
-    chosen = (chosen,) if isinstance(chosen, str) else tuple(chosen)
-    pairs = make_pairs(tokenizer_of(model), n, seed, corruption, orders, chosen, prepend_bos)
-    details = {"n": n, "seed": seed, "corruption": corruption, "orders": [*orders], "templates": [*chosen]}
-    return Task.from_pairs(model, pairs, name="ioi", details=details)
-
-
-REGISTRY: dict[str, Callable[..., Task]] = {"ioi": ioi}
+REGISTRY: dict[str, Callable[..., Task]] = {
+    "ioi": ioi,
+    "greater_than": greater_than,
+    "induction": induction,
+    "capitals": capitals,
+    "pronouns": pronouns,
+}
 
 
 def named(name: str) -> Callable[..., Task]:

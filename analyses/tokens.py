@@ -41,6 +41,11 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """`encode` of many texts, in one call."""
+    return [list(tokens) for tokens in tokenizer([*texts], add_special_tokens=False)["input_ids"]]
+
+
 def lead_in(tokenizer: PreTrainedTokenizerBase, prepend_bos: bool | None) -> list[int]:
     """The special tokens in front of a prompt: None does what the tokenizer does, True wants one, False none.
 
@@ -60,12 +65,18 @@ def lead_in(tokenizer: PreTrainedTokenizerBase, prepend_bos: bool | None) -> lis
     return [int(bos)]
 
 
+def added_tokens(tokenizer: PreTrainedTokenizerBase, prompt: str, text: str) -> list[int]:
+    """The known tokens that `text` adds to the prompt's tokens; none if it changes those, or is not known."""
+    before, whole = encode(tokenizer, prompt), encode(tokenizer, prompt + text)
+    added = whole[len(before) :]
+    unknown = any(token in tokenizer.all_special_ids for token in added)
+    return [] if unknown or whole[: len(before)] != before else added
+
+
 def continuation(tokenizer: PreTrainedTokenizerBase, prompt: str, text: str) -> int | None:
     """The one known token that `text` adds to the prompt's tokens, or None if it does anything else."""
-    before, whole = encode(tokenizer, prompt), encode(tokenizer, prompt + text)
-    if whole[:-1] != before or whole[-1] in tokenizer.all_special_ids:
-        return None
-    return whole[-1]
+    added = added_tokens(tokenizer, prompt, text)
+    return added[0] if len(added) == 1 else None
 
 
 def answer_token(tokenizer: PreTrainedTokenizerBase, prompt: str | list[int], answer: str | int, where: str) -> int:
@@ -90,14 +101,37 @@ def answer_token(tokenizer: PreTrainedTokenizerBase, prompt: str | list[int], an
     raise ValueError(f"{where}: the answer {answer!r} is not one known token but {pieces}; {hint}")
 
 
-def position_of(tokenizer: PreTrainedTokenizerBase, text: str, start: int, end: int) -> int:
-    """The position, among the text's own tokens, of the single token that holds text[start:end]."""
+def span_of(tokenizer: PreTrainedTokenizerBase, text: str, start: int, end: int) -> range:
+    """The positions, among the text's own tokens, of those that hold text[start:end] and the space in front of it.
+
+    ValueError where they hold anything else.
+    """
     before = encode(tokenizer, text[:start].rstrip(" "))
     upto, whole = encode(tokenizer, text[:end]), encode(tokenizer, text)
-    if upto[:-1] != before or whole[: len(upto)] != upto:
+    if len(upto) == len(before) or upto[: len(before)] != before or whole[: len(upto)] != upto:
         pieces = tokenizer.convert_ids_to_tokens(whole)
+        raise ValueError(f"{text[start:end]!r} has no tokens of its own in {text!r}, which splits into {pieces}.")
+    return range(len(before), len(upto))
+
+
+def position_of(tokenizer: PreTrainedTokenizerBase, text: str, start: int, end: int) -> int:
+    """The position, among the text's own tokens, of the single token that holds text[start:end]."""
+    span = span_of(tokenizer, text, start, end)
+    if len(span) != 1:
+        pieces = tokenizer.convert_ids_to_tokens(encode(tokenizer, text))
         raise ValueError(f"{text[start:end]!r} is not one token of its own in {text!r}, which splits into {pieces}.")
-    return len(before)
+    return span[0]
+
+
+def check_twins(tokenizer: PreTrainedTokenizerBase, clean: str, corrupted: str, span: range) -> None:
+    """ValueError unless both texts have equally many tokens and differ at positions in the span, and only there."""
+    tokens, others = encode(tokenizer, clean), encode(tokenizer, corrupted)
+    differing = {at for at, (token, other) in enumerate(zip(tokens, others, strict=False)) if token != other}
+    if len(tokens) != len(others) or not differing or not differing <= {*span}:
+        raise ValueError(
+            f"This tokenizer changes more than the one word, or nothing, between {clean!r} and {corrupted!r}; "
+            "build a task from your own prompts with Task.from_pairs."
+        )
 
 
 def pad_rows(rows: Sequence[Sequence[int]], fill: int) -> Int64[Tensor, "row pos"]:

@@ -64,7 +64,7 @@ def test_a_function_of_the_users_own(tmp_path):
     assert found.provenance["metric"] == "centred" and found.provenance["metric_keys"][0]
     np.testing.assert_allclose(both.sel(metric="centred").samples, found.samples, rtol=0, atol=1e-6)
 
-    def centred(logits, task):  # noqa: F811
+    def centred(logits, task):
         return logits[..., 0]
 
     with pytest.raises(ValueError, match="holds a run of something else"):

@@ -10,7 +10,6 @@ import torch
 from headlens.analyses import chunking, sweeping
 from headlens.analyses.patching import patch_sweep
 from headlens.analyses.tasks import Task
-from headlens.hooks.bridge import to_bridge
 from headlens.hooks.model import wrap
 from tiny_models import held, tiny
 from tiny_tasks import peer_effects, ragged_task, task_of

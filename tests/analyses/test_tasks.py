@@ -78,6 +78,9 @@ def test_marks_that_look_like_line_ends_stay_in_their_prompt(tokenizer, tmp_path
         ({"positions": 3}, "'positions' is 3; it must be token positions by name"),
         ({"answr": " Mary"}, "unknown key 'answr' .did you mean 'answer'"),
         ({"clean": 3}, "'clean' is 3; it must be text or a list of token ids"),
+        ({"answer_set": " Mary"}, "'answer_set' is ' Mary'; it must be a list of texts or token ids"),
+        ({"answer_set": ["Mary"]}, "did you mean ' Mary', with the space"),
+        ({"foil_set": [" Paul"]}, "which its foil set lacks"),
         ({"prepend_bos": "yes"}, "'prepend_bos' is 'yes'; it must be true or false"),
     ],
 )
@@ -95,6 +98,7 @@ def test_a_pair_that_does_not_fit_is_named(tokenizer, change, sentence):
         ([GOOD, {**GOOD, "positions": {}}], "every pair of a task names the same"),
         ([GOOD, {**GOOD, "prepend_bos": True}], "disagree about prepend_bos"),
         ([{**GOOD, "clean": ""}], "0 tokens"),
+        ([{**GOOD, "answer_set": [" Mary", 10**6]}], "token id 1000000, but"),
         ([([5, 10**6], [5, 6], 1, 2)], "token id 1000000, but the model's vocabulary is 0 to"),
     ],
 )
@@ -142,6 +146,10 @@ def test_a_model_without_a_tokenizer_is_refused():
         ({"foils": torch.tensor([1, 4])}, "Prompt 0: the answer and the foil are the same token"),
         ({"clean_tokens": torch.full((2, 4), -1)}, "Prompt 0 contains the token id -1"),
         ({"templates": ("a",)}, "templates has 1 entries for 2 prompts"),
+        ({"answer_sets": ((1,),)}, "answer_sets has 1 entries for 2 prompts"),
+        ({"answer_sets": ((1,), (9,))}, "Prompt 1: the answer is the token 2, which its answer set lacks"),
+        ({"foil_sets": ((3, 1), (4,))}, r"Prompt 0: the tokens \[1\] are in the answer set and in the foil set"),
+        ({"foil_sets": ((3,), (4, -2))}, "Prompt 1 contains the token id -2"),
     ],
 )
 def test_arrays_that_make_no_task_are_refused(changes, sentence):
@@ -156,6 +164,32 @@ def test_a_subset_keeps_what_belongs_to_its_prompts():
     assert part.details["subset"] == [1] and task.subset([1, 0]).subset([1]).details["subset"] == [0]
     with pytest.raises(ValueError, match="has prompts 0 to 1; .2. were asked for"):
         task.subset([2])
+
+
+def test_sets_are_answer_and_foil_unless_given():
+    task = Task(**arrays())
+    assert task.answer_sets == ((1,), (2,)) and task.foil_sets == ((3,), (4,)) and not task.has_sets
+    said = Task(**arrays(answer_sets=((1,), (2,)), foil_sets=((3,), (4,)), metric="prob_diff"))
+    assert said.hash == task.hash
+
+
+def test_sets_are_part_of_the_hash_and_their_order_is_not():
+    plain, wide, turned, other = (
+        Task(**arrays(answer_sets=sets)).hash for sets in ((), ((1, 7), (2,)), ((7, 1, 1), (2,)), ((1, 8), (2,)))
+    )
+    assert len({plain, wide, other}) == 3 and wide == turned
+
+
+def test_sets_of_text_and_of_ids_come_back_from_a_file(tokenizer, tmp_path):
+    sets = {"answer_set": [" Mary", " Paul"], "foil_set": [tokenizer.encode(" John")[0], " Helen"]}
+    task = Task.from_pairs(tokenizer, [{**GOOD, **sets}, GOOD], name="mine", metric="prob_diff")
+    assert [tokenizer.decode([token]) for token in task.answer_sets[0]] == sorted(
+        [" Mary", " Paul"], key=lambda text: tokenizer.encode(text)
+    )
+    assert len(task.foil_sets[0]) == 2 and task.answer_sets[1] == (int(task.answers[1]),)
+    task.to_jsonl(tmp_path / "mine.jsonl")
+    back = Task.from_jsonl(tokenizer, tmp_path / "mine.jsonl")
+    assert back.hash == task.hash and back.answer_sets == task.answer_sets and back.foil_sets == task.foil_sets
 
 
 def test_an_unknown_task_names_the_nearest():
