@@ -59,7 +59,7 @@ def attribute(
         ValueError: for a metric without a gradient (rank), steps < 1, and whatever patch_sweep refuses.
     """
     chosen = plan(site, axes, task.metric if metric is None else metric, direction, positions=positions)
-    _check(chosen, steps)
+    check(chosen, steps)
     refuse_unfit(model, task)
     checked(chosen.positions, task)
     cells, groups = grid(model, task, chosen), group_prompts(task, len(task))
@@ -75,7 +75,8 @@ def attribute(
     return as_map(model, task, chosen, cells, samples, scale, method, name="attributed effect")
 
 
-def _check(plan: Plan, steps: int) -> None:
+def check(plan: Plan, steps: int) -> None:
+    """ValueError for a plan that has no gradient, or fewer than one step."""
     if steps < 1:
         raise ValueError(f"steps={steps} was given; expected how many gradients are averaged, at least 1.")
     for metric in plan.metrics:

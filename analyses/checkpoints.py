@@ -21,7 +21,7 @@ from headlens.analyses.atomic import remove_leftovers, write_text
 
 RUN_FILE = "run.json"
 RESULT_FILE = "headmap.safetensors"
-_LOCK_FILE = ".lock"
+LOCK_FILE = ".lock"
 _MOST_SHOWN = 40
 
 
@@ -43,7 +43,7 @@ class Checkpoint:
         plain = json.loads(json.dumps(dict(identity)))
         chunks = folder / "chunks"
         chunks.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / _LOCK_FILE, timeout=0)
+        lock = FileLock(folder / LOCK_FILE, timeout=0)
         try:
             lock.acquire()
         except Timeout as error:

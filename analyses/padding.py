@@ -21,8 +21,8 @@ def real_part(mask: Tensor, tokens: Tensor) -> tuple[Int64[Tensor, " prompt"], I
     if broken.any():
         prompt = int(broken.nonzero()[0])
         raise ValueError(
-            f"The attention mask of prompt {prompt} is {mask[prompt].tolist()}; expected one unbroken run of ones, with "
-            "padding before or behind it."
+            f"The attention mask of prompt {prompt} is {mask[prompt].tolist()}; expected one unbroken run of ones, "
+            "with padding before or behind it."
         )
     return lengths, starts
 

@@ -122,6 +122,8 @@ def _plan_of(ranked: HeadMap, metric: AnyMetric | None) -> Plan:
         raise ValueError(f"The map {ranked.name!r} does not say its {missing[0]}; verify takes maps from attribute.")
     if "metric_keys" in about and metric is None:
         raise ValueError(f"The map was made with the metric {about['metric']!r}, a function; give it again: metric=...")
+    if about.get("source", "other") != "other" or "heads" in about:
+        raise ValueError(f"The map {ranked.name!r} was patched already; verify takes estimates, from attribute.")
     wanted = about["metric"] if metric is None else metric
     return plan(about["site"], ranked.dims, wanted, about["direction"], positions=about.get("positions"))
 

@@ -9,7 +9,16 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from headlens import __version__, cli_bench, cli_models, cli_runs
+from headlens import (
+    __version__,
+    cli_attribution,
+    cli_bench,
+    cli_diff,
+    cli_models,
+    cli_results,
+    cli_runs,
+    cli_tasks,
+)
 
 INTERRUPTED = cli_runs.INTERRUPTED
 
@@ -72,8 +81,12 @@ def headlens(
 
 app.command()(cli_runs.demo)
 app.command()(cli_runs.sweep)
-app.command()(cli_runs.show)
-app.command()(cli_runs.export)
+app.command()(cli_attribution.attribute)
+app.command()(cli_attribution.verify)
+app.command()(cli_results.show)
+app.command()(cli_diff.diff)
+app.command()(cli_results.export)
+app.command()(cli_tasks.tasks)
 app.command()(cli_bench.bench)
 app.command()(cli_models.models)
 app.command()(cli_models.fetch)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from headlens.cli_runs import ModelName
+from headlens.cli_options import ModelName
 from headlens.contestants import PEERS
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headlens.cli_runs import ModelName, Prompts, Seed
+from headlens.cli_options import ModelName, Prompts, Seed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

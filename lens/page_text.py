@@ -14,6 +14,7 @@ _SHORT = 24
 _ROWS = {
     "layer": "layers, with the one nearest the input on top",
     "head": "heads",
+    "heads": "sets of heads, each changed together",
     "pos": "token positions",
     "query": "query positions",
     "key": "key positions",

@@ -5,6 +5,7 @@
     (layer, head, query, key)  the same with pairs of positions
     (layer, pos)               rows layer, columns pos
     (layer)                    a bar a layer
+    (heads), (heads, pos)      sets of heads in place of layers
 
 What .sel(...) leaves of these is laid out by the same rule, as (query, key) of one head. A dim metric makes a picture
 a metric.
@@ -18,8 +19,8 @@ import numpy as np
 from headlens.analyses.headmap import HeadMap
 from headlens.analyses.uncertainty import Interval
 
-_ORDER = ("layer", "head", "pos", "query", "key")
-_TITLES = {"pos": "position"}
+_ORDER = ("layer", "head", "heads", "pos", "query", "key")
+_TITLES = {"pos": "position", "heads": "set"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +96,7 @@ def _picture(headmap: HeadMap) -> Picture:
             "some in .sel(...), as in .sel(layer=[22, 23])."
         )
     order = tuple(dim for dim in _ORDER if dim in headmap.dims)
-    heads = tuple(dim for dim in order if dim in ("layer", "head"))
+    heads = tuple(dim for dim in order if dim in ("layer", "head", "heads"))
     places = order[len(heads) :]
     if len(places) > 2:
         raise ValueError(

@@ -1,5 +1,6 @@
-"""Run folders as people meet them: the result files of a finished sweep, written and read back."""
+"""Run folders as people meet them: what a run is of, and the result files of a finished one, written and read back."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,17 +9,55 @@ if TYPE_CHECKING:
 
 # What a run folder holds beside the map itself: (file, format of `headlens export`).
 DERIVED = (("results.parquet", "parquet"), ("headmap.json", "json"), ("report.html", "html"))
+# What `headlens verify` adds.
+VERIFIED = (("verified.safetensors", "safetensors"), ("verified.json", "json"))
 
 
-def write_results(headmap: "HeadMap", folder: Path) -> list[str]:
-    """Write the map in every form a reader may want; returns the file names. Equal maps make equal files."""
+def announce(files: Mapping[str, bytes], folder: Path, fresh: bool) -> None:
+    """Write what a run is of before it starts, unless the folder holds a run already: that may be another one.
+
+    `fresh` makes it this one, and removes an earlier run's results. A folder that another process is using is left
+    alone.
+    """
+    from filelock import FileLock, Timeout
+
+    from headlens.analyses.checkpoints import LOCK_FILE, RESULT_FILE, RUN_FILE
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        # the lock that a checkpoint takes
+        with FileLock(folder / LOCK_FILE, timeout=0):
+            if fresh:
+                for name in (RESULT_FILE, *(name for name, _ in (*DERIVED, *VERIFIED))):
+                    (folder / name).unlink(missing_ok=True)
+            if fresh or not (folder / RUN_FILE).exists():
+                _keep(files, folder)
+    except Timeout:
+        return
+
+
+def write_results(headmap: "HeadMap", files: Mapping[str, bytes], folder: Path) -> list[str]:
+    """Write the map in every form a reader may want, beside what it is of; returns the names of the map's files.
+
+    Equal maps make equal files.
+    """
     from headlens.analyses.checkpoints import RESULT_FILE
     from headlens.export import export
 
+    _keep(files, folder)
     headmap.save(folder / RESULT_FILE)
     for name, form in DERIVED:
         export(headmap, form, folder / name)
     return [RESULT_FILE, *(name for name, _ in DERIVED)]
+
+
+def _keep(files: Mapping[str, bytes], folder: Path) -> None:
+    from headlens.analyses.atomic import write_bytes
+
+    for name, content in files.items():
+        path = folder / name
+        if not path.is_file() or path.read_bytes() != content:
+            write_bytes(path, content)
 
 
 def read_result(path: Path) -> "HeadMap":
@@ -33,7 +72,7 @@ def read_result(path: Path) -> "HeadMap":
     if path.is_dir():
         if not (path / RESULT_FILE).is_file():
             began = (path / "chunks").is_dir()
-            hint = "its sweep is not finished; run the same `headlens sweep` again" if began else "it is not a run"
+            hint = "its run is not finished; run the same command again" if began else "it is not a run"
             raise ValueError(f"The folder {path} holds no {RESULT_FILE}: {hint}.")
         return HeadMap.load(path / RESULT_FILE)
     if not path.is_file():
@@ -48,4 +87,5 @@ def read_result(path: Path) -> "HeadMap":
 
 def finished_chunks(folder: Path) -> int:
     """Count the finished parts of a run folder, to tell how much of a sweep is resumed."""
-    return len(list((folder / "chunks").glob("*.safetensors")))
+    # a temporary file of a process that was killed starts with a dot
+    return len(list((folder / "chunks").glob("[!.]*.safetensors")))

@@ -76,7 +76,8 @@ def test_every_folder_is_mapped():
     tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     mapped = {folder: name for name, folder in tool["package-dir"].items()}
     assert mapped == {folder: "headlens" if folder == "lens" else f"headlens.{folder}" for folder in FOLDERS}
-    assert set(tool["packages"]) == set(mapped.values())
+    inner = {f"headlens.{path.parent.name}" for path in (ROOT / "lens").glob("*/__init__.py")}
+    assert set(tool["packages"]) == set(mapped.values()) | inner
 
 
 @pytest.mark.parametrize("folder", ["kernels", "hooks", "analyses", "data"])
