@@ -19,6 +19,7 @@ from headlens.analyses.headmap import HeadMap
 from headlens.analyses.metrics import AnyMetric, measured, tokens_of
 from headlens.analyses.positions import Position, checked
 from headlens.analyses.prompt_groups import PromptGroup, group_prompts
+from headlens.analyses.provenance import origin
 from headlens.analyses.sources import runs_of
 from headlens.analyses.sweep_map import as_map, refuse_alike, unmoved
 from headlens.analyses.sweep_plan import Plan, plan
@@ -72,7 +73,8 @@ def attribute(
         samples[np.ix_(prompts, range(len(cells.cells)), reached, [0])] = found[..., None]
     refuse_alike(task, chosen, scale)
     method = "gradient" if steps == 1 else f"integrated gradients, {steps} steps"
-    return as_map(model, task, chosen, cells, samples, scale, method, name="attributed effect")
+    provenance = {**origin(model, task), **chosen.described(), "method": method}
+    return as_map(model, task, chosen, cells, samples, scale, provenance, name="attributed effect")
 
 
 def check(plan: Plan, steps: int) -> None:

@@ -1,5 +1,7 @@
 """How much of a sweep is held at once, and how much makes one chunk: sizes that follow from a bound on memory."""
 
+import numpy as np
+
 from headlens.analyses.prompt_groups import PromptGroup
 from headlens.analyses.sweep_plan import Plan
 from headlens.analyses.task import Task
@@ -9,9 +11,16 @@ from headlens.hooks.packing import packed_bytes
 from headlens.hooks.record import parse_bytes
 from headlens.hooks.sweep import ROWS
 
+# Packing the weights takes about as long as it saves on this many rows.
+_WORTH_PACKING = 4096
 
-def packs(model: Model, plan: Plan) -> bool:
-    """Whether packed copies of the weights fit into half of the memory."""
+
+def packs(model: Model, plan: Plan, rows: int) -> bool:
+    """Whether packed copies of the weights are worth making for so many rows, and fit into half of the memory."""
+    return rows > _WORTH_PACKING and _fits_packed(model, plan)
+
+
+def _fits_packed(model: Model, plan: Plan) -> bool:
     bound = parse_bytes(plan.memory)
     return bound is None or packed_bytes(model) <= bound // 2
 
@@ -21,15 +30,15 @@ def largest_group(model: Model, task: Task, plan: Plan) -> int:
     bound = parse_bytes(plan.memory)
     if bound is None:
         return len(task)
-    left = bound - packed_bytes(model) if packs(model, plan) else bound
+    left = bound - packed_bytes(model) if _fits_packed(model, plan) else bound
     return max(1, left // 2 // bytes_per_prompt(model, task.clean_tokens.shape[1], plan.engine_site))
 
 
-def bands(cells: int, group: PromptGroup, plan: Plan) -> list[slice]:
-    """The cells of each chunk: as many as fill one batch of the engine, since a kill loses one chunk.
+def bands(cells: np.ndarray, group: PromptGroup, plan: Plan) -> list[np.ndarray]:
+    """The cells of each chunk, out of those to patch: as many as fill one batch of the engine.
 
-    Single positions are patched one after the other, in batches of their own; the middle one is taken as typical.
+    A kill loses one chunk. Single positions are patched one after the other, in batches of their own; the middle one is taken as typical.
     """
     suffix = group.length - group.start
     height = max(1, ROWS // (len(group.indices) * ((suffix + 1) // 2 if plan.by_position else suffix)))
-    return [slice(at, min(at + height, cells)) for at in range(0, cells, height)]
+    return [cells[at : at + height] for at in range(0, len(cells), height)]

@@ -5,7 +5,6 @@ import numpy as np
 from headlens.analyses.cell_grid import Grid, there
 from headlens.analyses.headmap import HeadMap
 from headlens.analyses.position_tokens import position_tokens
-from headlens.analyses.provenance import origin
 from headlens.analyses.sweep_plan import Plan, has_heads
 from headlens.analyses.task import Task
 from headlens.analyses.tokens import tokenizer_of
@@ -33,10 +32,16 @@ def refuse_alike(task: Task, plan: Plan, scale: np.ndarray) -> None:
 
 
 def as_map(
-    model: Model, task: Task, plan: Plan, cells: Grid, samples: np.ndarray, scale: np.ndarray, method: str, name: str
+    model: Model,
+    task: Task,
+    plan: Plan,
+    cells: Grid,
+    samples: np.ndarray,
+    scale: np.ndarray,
+    provenance: dict,
+    name: str,
 ) -> HeadMap:
     """The map of effects [prompt, cell, place, metric] and of scale [prompt, metric], in the metrics' units."""
-    provenance = {**origin(model, task), **plan.described(), "method": method}
     shape, single = (len(task), *cells.cell_shape, *cells.place_shape), len(plan.metrics) == 1
     names = [metric.name for metric in plan.metrics]
     units = plan.metrics[0].units if single else "each metric"

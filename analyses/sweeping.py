@@ -45,32 +45,33 @@ def swept(
         raise ValueError(f"No pair of task {task.name!r} differs before END; there is nothing to patch.")
     wanted = _wanted(cells, only)
     samples, scale = unmoved(task, plan, cells), np.zeros((len(task), len(plan.metrics)), np.float32)
+    rows = sum(len(group.indices) * (group.length - group.start) for group in groups) * int(wanted.sum())
     keep_freed_memory()
-    with packed_linears(model) if packs(model, plan) else nullcontext():
+    with packed_linears(model) if packs(model, plan, rows) else nullcontext():
         fill = fills(model, task, plan, largest)
         engine: Engine = Replayed(model, _pairs(model, task, groups[0], plan, fill(groups[0])))
         reason = why_not_replayed(engine, [cells.cells[0], cells.cells[-1]], _middle(task, plan, groups[0]))
         method = "replay" if reason is None else f"plain forwards, since {reason}"
-        identity = {**origin(model, task), **plan.described(), "method": method, "memory": plan.memory}
+        provenance = {**origin(model, task), **plan.described(), "method": method}
+        identity = {**provenance, "memory": plan.memory}
         store = nullcontext(NotKept()) if folder is None else Checkpoint.open(folder, identity, resume)
-        with store as chunks, tqdm(total=wanted.size * len(task), unit=" cells", disable=not progress) as bar:
+        with store as chunks, tqdm(total=int(wanted.sum()) * len(task), unit=" cells", disable=not progress) as bar:
             bar.set_description(f"patching {task.name}")
             for number, group in enumerate(groups):
                 # the first group's runs are there already: the engine was tried on them
                 if number > 0 or reason is not None:
                     pairs = _pairs(model, task, group, plan, fill(group))
                     engine = (Replayed if reason is None else Plain)(model, pairs)
-                for band in bands(len(cells.cells), group, plan):
+                prompts, reached = list(group.indices), [place for place, _ in places(task, plan, group)]
+                for band in bands(np.flatnonzero(wanted.any(1)), group, plan):
                     compute = partial(_band, engine, band, cells, group, task, plan, wanted)
-                    chunk = chunks.kept(f"group{number:04d}-cell{band.start:05d}", compute)
-                    prompts = list(group.indices)
-                    reached = [place for place, _ in places(task, plan, group)]
-                    samples[np.ix_(prompts, range(band.start, band.stop), reached)] = chunk["samples"]
+                    chunk = chunks.kept(f"group{number:04d}-cell{band[0]:05d}", compute)
+                    samples[np.ix_(prompts, band, reached)] = chunk["samples"]
                     scale[prompts] = chunk["scale"]
-                    bar.update((band.stop - band.start) * cells.places * len(prompts))
+                    bar.update(int(wanted[band].sum()) * len(prompts))
     samples[:, ~wanted] = np.nan
     refuse_alike(task, plan, scale)
-    return as_map(model, task, plan, cells, samples, scale, method, name="patching effect")
+    return as_map(model, task, plan, cells, samples, scale, provenance, name="patching effect")
 
 
 def _wanted(cells: Grid, only: np.ndarray | None) -> np.ndarray:
@@ -93,7 +94,7 @@ def _middle(task: Task, plan: Plan, group: PromptGroup) -> Rows:
 
 
 def _band(
-    engine: Engine, band: slice, cells: Grid, group: PromptGroup, task: Task, plan: Plan, wanted: np.ndarray
+    engine: Engine, band: np.ndarray, cells: Grid, group: PromptGroup, task: Task, plan: Plan, wanted: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Some cells on one group at every place that may move: effects [prompt, cell, place, metric] and scale [prompt,
     metric], in the metrics' units."""
@@ -107,10 +108,10 @@ def _band(
     base, other = (measure(logits[None])[0] for logits in (engine.base_logits, engine.other_logits))
     toward = 1 if denoising else -1
     where = places(task, plan, group)
-    effects = torch.zeros(len(group.indices), band.stop - band.start, len(where), len(plan.metrics))
+    effects = torch.zeros(len(group.indices), len(band), len(where), len(plan.metrics))
     for index, (place, rows) in enumerate(where):
         asked = np.flatnonzero(wanted[band, place])
         if len(asked):
-            patched = engine.patched([cells.cells[band.start + at] for at in asked], rows, measure)
+            patched = engine.patched([cells.cells[at] for at in band[asked]], rows, measure)
             effects[:, asked, index] = (toward * (patched - base)).transpose(0, 1)
     return {"samples": effects.numpy(), "scale": (toward * (other - base)).numpy()}

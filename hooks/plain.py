@@ -27,10 +27,14 @@ class Plain(Engine):
     pairs: Pairs
 
     @cached_property
-    def runs(self) -> tuple[tuple[Tensor, list[Tensor]], tuple[Tensor, list[Tensor]]]:
-        """Logits, and each layer's activation at the site, of the base run and of the other."""
-        base, other = (self._run(tokens) for tokens in (self.pairs.base, self.pairs.other))
-        return base, other
+    def base_run(self) -> tuple[Tensor, list[Tensor]]:
+        """Logits, and each layer's activation at the site, of the base run."""
+        return self._run(self.pairs.base)
+
+    @cached_property
+    def other_run(self) -> tuple[Tensor, list[Tensor]]:
+        """The same of the other run."""
+        return self._run(self.pairs.other)
 
     def _run(self, tokens: Tensor) -> tuple[Tensor, list[Tensor]]:
         with torch.no_grad():
@@ -40,11 +44,11 @@ class Plain(Engine):
 
     @property
     def base_logits(self) -> Float[Tensor, "prompt row token"]:
-        return of_tokens(self.runs[0][0], self.pairs.read)
+        return of_tokens(self.base_run[0], self.pairs.read)
 
     @property
     def other_logits(self) -> Float[Tensor, "prompt row token"]:
-        return of_tokens(self.runs[1][0], self.pairs.read)
+        return of_tokens(self.other_run[0], self.pairs.read)
 
     def patched(self, cells: Sequence[Cell], rows: Rows, measure: Measure) -> Float[Tensor, "cell prompt ..."]:
         site, chosen, measured = self.pairs.site, rows.chosen.to(self.model.device), []
@@ -59,8 +63,9 @@ class Plain(Engine):
         return torch.cat(measured)
 
     def _source(self, layer: int) -> Tensor:
-        base, other = (activations[layer] for _, activations in self.runs)
-        return other if self.pairs.fill is None else self.pairs.fill(layer, base)
+        if self.pairs.fill is None:
+            return self.other_run[1][layer]
+        return self.pairs.fill(layer, self.base_run[1][layer])
 
 
 def _exchange(
