@@ -104,9 +104,9 @@ def _of_group(
     own, toward = task.subset(group.indices), 1 if plan.direction == "denoising" else -1
     patched, other = (group.rows(tokens).to(model.device) for tokens in runs_of(task, plan))
     base = record_base(model, patched, group.start)
-    runs = [run_from(model, base, tokens, plan.engine_site) for tokens in (patched, other)]
+    both = run_from(model, base, torch.cat([patched, other]), plan.engine_site)
     tokens = tokens_of(plan.metrics, own)
-    of_runs = [_read(run.logits[:, -1].float(), tokens) for run in runs]
+    of_runs = [_read(logits[:, -1].float(), tokens) for logits in both.logits.chunk(2)]
     clean = of_runs[1] if toward > 0 else of_runs[0]
 
     def metric(logits: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ def _of_group(
     effects = [
         _parts_of_heads(
             sum(len(chunk) * gradient[layer] for chunk, gradient in zip(chunks, gradients, strict=True)) / steps,
-            runs[1].kept[layer] - runs[0].kept[layer],
+            torch.sub(*reversed(both.kept[layer].chunk(2))),
             plan.engine_site,
         )
         for layer in range(model.n_layers)

@@ -12,7 +12,7 @@ from headlens.hooks.record import parse_bytes
 from headlens.hooks.sweep import ROWS
 
 # Packing the weights takes about as long as it saves on this many rows.
-_WORTH_PACKING = 4096
+_WORTH_PACKING = 1024
 
 
 def packs(model: Model, plan: Plan, rows: int) -> bool:
@@ -37,7 +37,8 @@ def largest_group(model: Model, task: Task, plan: Plan) -> int:
 def bands(cells: np.ndarray, group: PromptGroup, plan: Plan) -> list[np.ndarray]:
     """The cells of each chunk, out of those to patch: as many as fill one batch of the engine.
 
-    A kill loses one chunk. Single positions are patched one after the other, in batches of their own; the middle one is taken as typical.
+    A kill loses one chunk. Single positions are patched one after the other, in batches of their own; the middle one is
+    taken as typical.
     """
     suffix = group.length - group.start
     height = max(1, ROWS // (len(group.indices) * ((suffix + 1) // 2 if plan.by_position else suffix)))

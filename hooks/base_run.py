@@ -117,4 +117,8 @@ class Joining:
             own = (tensor.unflatten(0, (self.cells, -1)) for tensor in (call.query, call.key, call.value))
             prefix = (tensor[:, :, : self.start] for tensor in (self.kept.key, self.kept.value))
             return shared_prefix_attention(*own, *prefix, mask, call.scaling).flatten(0, 1), None
-        return joined(self.kept, call, self.cells, self.start, self.skip).z(), None
+        return self.whole(call).z(), None
+
+    def whole(self, call: Attention) -> Attention:
+        """The call with the prefix's keys and values put in front."""
+        return joined(self.kept, call, self.cells, self.start, self.skip)

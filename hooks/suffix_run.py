@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from headlens.hooks.base_run import Base, Joining, joined
+from headlens.hooks.base_run import Base, Joining
 from headlens.hooks.intercept import Attention, Listener, listening, placed
 from headlens.hooks.model import Model
 from headlens.hooks.shadow import shadowed
@@ -25,20 +25,23 @@ class SiteRun:
     kept: tuple[Tensor, ...]  # one site's activation of each layer: its axes, with the suffix as positions (or queries)
 
 
-def run_from(model: Model, base: Base, tokens: Int[Tensor, "prompt pos"], site: str = "z", last: int = 1) -> SiteRun:
+def run_from(
+    model: Model, base: Base, tokens: Int[Tensor, "variant_prompt pos"], site: str = "z", last: int = 1
+) -> SiteRun:
     """Run `tokens` from the base run's start on; logits of the `last` positions and each layer's activation at `site`.
 
-    Runs of equal tokens give equal bits.
+    There may be several variants of each prompt, one whole set after the other. Runs of equal tokens give equal bits if
+    they are equally many.
     """
+    variants = len(tokens) // len(base.tokens)
     kept: dict[int, Tensor] = {}
     layers = list(zip(model.layers, base.layers, strict=True))
     listeners: dict[nn.Module, Listener] = {}
     taps = []
     for at, (layer, of_base) in enumerate(layers):
-        listeners[layer.attention] = Joining(of_base.call, 1, base.start, 0)
-        if site in ATTENTION_SITES:
-            listeners[layer.attention] = _Keeping(site, at, of_base.call, listeners[layer.attention], base.start, kept)
-        else:
+        joining = Joining(of_base.call, variants, base.start, 0)
+        listeners[layer.attention] = _Keeping(site, at, joining, kept) if site in ATTENTION_SITES else joining
+        if site not in ATTENTION_SITES:
             taps.append(Tap(Site(site, at), partial(_keep, kept), f"The recording of {site}"))
     with tapped(model.hf, model.towers, taps):
         logits = run_suffix(model, tokens[:, base.start :], base.start, listeners, {}, last)
@@ -71,13 +74,11 @@ class _Keeping:
 
     site: str
     layer: int
-    of_base: Attention
-    listener: Listener
-    start: int
+    joining: Joining
     kept: dict[int, Tensor]
 
     def __call__(self, module: nn.Module, call: Attention) -> tuple[Tensor, Tensor | None]:
-        z, _ = self.listener(module, call)
+        z, _ = self.joining(module, call)
         match self.site:
             case "z":
                 self.kept[self.layer] = z
@@ -88,6 +89,6 @@ class _Keeping:
             case "v":
                 self.kept[self.layer] = call.value.transpose(1, 2)
             case _:
-                whole = joined(self.of_base, call, 1, self.start, 0)
+                whole = self.joining.whole(call)
                 self.kept[self.layer] = whole.scores() if self.site == "attn_scores" else whole.pattern()
         return z, None
