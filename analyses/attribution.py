@@ -27,6 +27,7 @@ from headlens.analyses.task import Task
 from headlens.hooks.base_run import record_base
 from headlens.hooks.gradients import site_gradients
 from headlens.hooks.model import Model
+from headlens.hooks.reading import Read
 from headlens.hooks.sites import SITE_AXES
 from headlens.hooks.suffix_run import run_from
 
@@ -104,9 +105,10 @@ def _of_group(
     own, toward = task.subset(group.indices), 1 if plan.direction == "denoising" else -1
     patched, other = (group.rows(tokens).to(model.device) for tokens in runs_of(task, plan))
     base = record_base(model, patched, group.start)
-    both = run_from(model, base, torch.cat([patched, other]), plan.engine_site)
     tokens = tokens_of(plan.metrics, own)
-    of_runs = [_read(logits[:, -1].float(), tokens) for logits in both.logits.chunk(2)]
+    read = Read(None if tokens is None else tokens.to(model.device))
+    both = run_from(model, base, torch.cat([patched, other]), plan.engine_site, read)
+    of_runs = [logits[:, -1].float() for logits in both.logits.chunk(2)]
     clean = of_runs[1] if toward > 0 else of_runs[0]
 
     def metric(logits: Tensor) -> Tensor:

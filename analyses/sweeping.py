@@ -27,7 +27,7 @@ from headlens.hooks.host_memory import keep_freed_memory
 from headlens.hooks.model import Model
 from headlens.hooks.packing import packed_linears
 from headlens.hooks.plain import Plain
-from headlens.hooks.replay import Read
+from headlens.hooks.reading import Read
 from headlens.hooks.sweep import Engine, Fill, Pairs, Replayed
 from headlens.hooks.trial import why_not_replayed
 
@@ -50,7 +50,8 @@ def swept(
     with packed_linears(model) if packs(model, plan, rows) else nullcontext():
         fill = fills(model, task, plan, largest)
         engine: Engine = Replayed(model, _pairs(model, task, groups[0], plan, fill(groups[0])))
-        reason = why_not_replayed(engine, [cells.cells[0], cells.cells[-1]], _middle(task, plan, groups[0]))
+        first_and_last = [cells.cells[at] for at in np.flatnonzero(wanted.any(1))[[0, -1]]]
+        reason = why_not_replayed(engine, first_and_last, _middle(task, plan, groups[0]))
         method = "replay" if reason is None else f"plain forwards, since {reason}"
         provenance = {**origin(model, task), **plan.described(), "method": method}
         identity = {**provenance, "memory": plan.memory}

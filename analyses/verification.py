@@ -69,7 +69,7 @@ def verify(
     task: Task,
     ranked: HeadMap,
     k: int = 30,
-    sample: int = 20,
+    sample: int = 16,
     seed: int = 0,
     *,
     metric: AnyMetric | None = None,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from headlens.hooks.intercept import Attention, listening, placed
 from headlens.hooks.model import Model
 from headlens.hooks.output import alone, first_tensor
+from headlens.hooks.shadow import shadowed
 from headlens.kernels.reference import shared_prefix_attention
 
 
@@ -65,7 +66,9 @@ def record_base(model: Model, tokens: Int[Tensor, "prompt pos"], start: int) -> 
             handles.append(layer.block.register_forward_pre_hook(keep_input, with_kwargs=True))
             handles += [m.register_forward_hook(keep_output) for m in (layer.block, layer.attention)]
         listeners = {layer.attention: listen for layer in model.layers}
-        with torch.no_grad(), listening(model.hf), placed(listeners):
+        # nobody reads the logits
+        unread = {model.hf.get_output_embeddings(): lambda hidden: hidden}
+        with torch.no_grad(), listening(model.hf), placed(listeners), shadowed(unread):
             model.hf(input_ids=tokens, use_cache=False, logits_to_keep=1)
     finally:
         for handle in handles:

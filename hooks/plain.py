@@ -14,8 +14,9 @@ from torch import Tensor
 from headlens.hooks.cells import Cell, Rows
 from headlens.hooks.edits import Call
 from headlens.hooks.model import Model
+from headlens.hooks.reading import Read
 from headlens.hooks.sites import SITE_AXES, Site
-from headlens.hooks.sweep import Engine, Measure, Pairs, of_tokens
+from headlens.hooks.sweep import Engine, Measure, Pairs
 from headlens.hooks.taps import Where
 
 
@@ -38,17 +39,19 @@ class Plain(Engine):
 
     def _run(self, tokens: Tensor) -> tuple[Tensor, list[Tensor]]:
         with torch.no_grad():
-            logits, kept = self.model.record(tokens, names_filter=self.pairs.site, budget=None)
+            logits, kept = self.model.record(
+                tokens, names_filter=self.pairs.site, budget=None, logits_to_keep=self.pairs.read.last
+            )
         activations = [kept[str(Site(self.pairs.site, layer))] for layer in range(self.model.n_layers)]
         return logits[:, -self.pairs.read.last :], activations
 
     @property
     def base_logits(self) -> Float[Tensor, "prompt row token"]:
-        return of_tokens(self.base_run[0], self.pairs.read)
+        return _of_tokens(self.base_run[0], self.pairs.read)
 
     @property
     def other_logits(self) -> Float[Tensor, "prompt row token"]:
-        return of_tokens(self.other_run[0], self.pairs.read)
+        return _of_tokens(self.other_run[0], self.pairs.read)
 
     def patched(self, cells: Sequence[Cell], rows: Rows, measure: Measure) -> Float[Tensor, "cell prompt ..."]:
         site, chosen, measured = self.pairs.site, rows.chosen.to(self.model.device), []
@@ -58,8 +61,8 @@ class Plain(Engine):
                 for layer, heads in cell.parts
             ]
             with torch.no_grad(), self.model.edited(*edits):
-                logits = self.model(self.pairs.base)[:, -self.pairs.read.last :]
-            measured.append(measure(of_tokens(logits, self.pairs.read)[None]))
+                logits = self.model(self.pairs.base, logits_to_keep=self.pairs.read.last)[:, -self.pairs.read.last :]
+            measured.append(measure(_of_tokens(logits, self.pairs.read)[None]))
         return torch.cat(measured)
 
     def _source(self, layer: int) -> Tensor:
@@ -87,3 +90,10 @@ def _exchange(
     else:
         tensor[chosen] = source[chosen]
     return tensor
+
+
+def _of_tokens(logits: Float[Tensor, "prompt row vocabulary"], read: Read) -> Float[Tensor, "prompt row token"]:
+    """The logits that are read, out of those of the whole vocabulary."""
+    if read.tokens is None:
+        return logits
+    return logits.gather(2, read.tokens[:, None].expand(-1, logits.shape[1], -1))

@@ -13,27 +13,17 @@ variant's suffix, and the unembedding computes the asked columns. So an architec
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from headlens.hooks.base_run import Base, Joining
 from headlens.hooks.entering import Entering, Entry, passing_on
 from headlens.hooks.intercept import Listener
 from headlens.hooks.model import Model
+from headlens.hooks.reading import Read, Reading
 from headlens.hooks.suffix_run import run_suffix
-
-
-@dataclass(frozen=True, eq=False)
-class Read:
-    """Which logits are wanted: of these tokens for each prompt (None: of all), at the last so many positions."""
-
-    tokens: Int[Tensor, "prompt token"] | None
-    last: int = 1
-
 
 # Given the listener of a layer and how many cells have entered, a listener that also patches those that ask for it.
 Wrapping = Callable[[Listener], Listener]
@@ -68,25 +58,7 @@ def replay(
         entered += sum(len(some) for some in (entry, beyond) if some is not None)
     unembedding: Any = model.hf.get_output_embeddings()
     if read.tokens is not None:
-        shadows[unembedding] = _Reading(unembedding, read, entered)
+        shadows[unembedding] = Reading(unembedding, read, entered)
     # which tokens these are does not matter: their embeddings are never used
     ids = base.tokens[:, start:].repeat(entered, 1)
     return run_suffix(model, ids, start, listeners, shadows, read.last).unflatten(0, (entered, prompts))
-
-
-@dataclass(frozen=True, eq=False)
-class _Reading:
-    """The unembedding of each prompt's own tokens, at the positions that are read."""
-
-    unembedding: Any
-    read: Read
-    cells: int
-
-    def __call__(self, hidden: Tensor) -> Tensor:
-        weight: Tensor = self.unembedding.weight[self.read.tokens]  # prompt token d_model
-        rows = hidden[:, -self.read.last :].unflatten(0, (self.cells, -1))
-        logits = torch.einsum("cprd,ptd->cprt", rows, weight)
-        bias = getattr(self.unembedding, "bias", None)
-        if bias is not None:
-            logits = logits + bias[self.read.tokens][:, None]
-        return logits.flatten(0, 1)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from headlens.hooks.base_run import Base, Joining
 from headlens.hooks.intercept import Attention, Listener, listening, placed
 from headlens.hooks.model import Model
+from headlens.hooks.reading import Read, Reading
 from headlens.hooks.shadow import shadowed
 from headlens.hooks.sites import ATTENTION_SITES, Site
 from headlens.hooks.taps import Tap, Where, tapped
@@ -21,19 +22,18 @@ from headlens.hooks.taps import Tap, Where, tapped
 class SiteRun:
     """What prompts that agree with a base run before its start said from there on."""
 
-    logits: Float[Tensor, "prompt row vocabulary"]  # of the last positions
+    logits: Float[Tensor, "prompt row token"]
     kept: tuple[Tensor, ...]  # one site's activation of each layer: its axes, with the suffix as positions (or queries)
 
 
-def run_from(
-    model: Model, base: Base, tokens: Int[Tensor, "variant_prompt pos"], site: str = "z", last: int = 1
-) -> SiteRun:
-    """Run `tokens` from the base run's start on; logits of the `last` positions and each layer's activation at `site`.
+def run_from(model: Model, base: Base, tokens: Int[Tensor, "variant_prompt pos"], site: str, read: Read) -> SiteRun:
+    """Run `tokens` from the base run's start on; the logits to be read, and each layer's activation at `site`.
 
     There may be several variants of each prompt, one whole set after the other. Runs of equal tokens give equal bits if
     they are equally many.
     """
-    variants = len(tokens) // len(base.tokens)
+    variants, unembedding = len(tokens) // len(base.tokens), cast(Any, model.hf.get_output_embeddings())
+    shadows = {} if read.tokens is None else {unembedding: Reading(unembedding, read, variants)}
     kept: dict[int, Tensor] = {}
     layers = list(zip(model.layers, base.layers, strict=True))
     listeners: dict[nn.Module, Listener] = {}
@@ -44,7 +44,7 @@ def run_from(
         if site not in ATTENTION_SITES:
             taps.append(Tap(Site(site, at), partial(_keep, kept), f"The recording of {site}"))
     with tapped(model.hf, model.towers, taps):
-        logits = run_suffix(model, tokens[:, base.start :], base.start, listeners, {}, last)
+        logits = run_suffix(model, tokens[:, base.start :], base.start, listeners, shadows, read.last)
     return SiteRun(logits, tuple(kept[at] for at in range(model.n_layers)))
 
 

@@ -13,7 +13,8 @@ from headlens.hooks.base_run import Base, record_base
 from headlens.hooks.cells import Cell, Rows
 from headlens.hooks.changes import Changes
 from headlens.hooks.model import Model
-from headlens.hooks.replay import Read, replay
+from headlens.hooks.reading import Read
+from headlens.hooks.replay import replay
 from headlens.hooks.suffix_run import SiteRun, run_from
 
 # Rows (cells x prompts x positions) that one replayed batch aims at: large enough for the full matrix-multiply rate,
@@ -76,18 +77,18 @@ class Replayed(Engine):
     def runs(self) -> tuple[SiteRun, SiteRun]:
         """The base run and the other run, computed alike: equal inputs, equal bits."""
         base, other = (
-            run_from(self.model, self.base, tokens, self.pairs.site, self.pairs.read.last)
+            run_from(self.model, self.base, tokens, self.pairs.site, self.pairs.read)
             for tokens in (self.pairs.base, self.pairs.other)
         )
         return base, other
 
     @property
     def base_logits(self) -> Float[Tensor, "prompt row token"]:
-        return of_tokens(self.runs[0].logits, self.pairs.read)
+        return self.runs[0].logits
 
     @property
     def other_logits(self) -> Float[Tensor, "prompt row token"]:
-        return of_tokens(self.runs[1].logits, self.pairs.read)
+        return self.runs[1].logits
 
     @cached_property
     def source(self) -> tuple[Tensor, ...]:
@@ -118,13 +119,6 @@ class Replayed(Engine):
             logits = replay(self.model, self.base, changes.entries(chosen), start, reached, changes.later(chosen))
             out[some] = measure(torch.cat([earlier.expand(len(some), -1, -1, -1), logits], 2))
         return out
-
-
-def of_tokens(logits: Float[Tensor, "prompt row vocabulary"], read: Read) -> Float[Tensor, "prompt row token"]:
-    """The logits that are read, out of those of the whole vocabulary."""
-    if read.tokens is None:
-        return logits
-    return logits.gather(2, read.tokens[:, None].expand(-1, logits.shape[1], -1))
 
 
 def _batches(items: list[int], limit: int) -> list[list[int]]:

@@ -8,7 +8,7 @@ import torch
 from headlens.hooks.cells import Cell, Rows
 from headlens.hooks.model import Model
 from headlens.hooks.plain import Plain
-from headlens.hooks.replay import Read
+from headlens.hooks.reading import Read
 from headlens.hooks.sites import MAIN
 from headlens.hooks.sweep import Replayed
 

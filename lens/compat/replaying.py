@@ -12,7 +12,7 @@ from headlens.compat.read_positions import Logits, Reached
 from headlens.hooks.base_run import Base
 from headlens.hooks.cells import Cell, Rows
 from headlens.hooks.model import Model
-from headlens.hooks.replay import Read
+from headlens.hooks.reading import Read
 from headlens.hooks.suffix_run import SiteRun
 from headlens.hooks.sweep import Fill, Pairs, Replayed
 

@@ -9,7 +9,7 @@ from headlens.hooks import sweep
 from headlens.hooks.cells import Cell, Rows
 from headlens.hooks.model import wrap
 from headlens.hooks.plain import Plain
-from headlens.hooks.replay import Read
+from headlens.hooks.reading import Read
 from headlens.hooks.sites import SITE_AXES, Head
 from headlens.hooks.sweep import Pairs, Replayed
 from headlens.hooks.trial import why_not_replayed

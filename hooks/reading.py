@@ -1,0 +1,34 @@
+"""Which logits are wanted of a run, and an unembedding that computes no others."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """Which logits are wanted: of these tokens for each prompt (None: of all), at the last so many positions."""
+
+    tokens: Int[Tensor, "prompt token"] | None
+    last: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """The unembedding of each prompt's own tokens, at the positions that are read."""
+
+    unembedding: Any
+    read: Read
+    cells: int
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        weight: Tensor = self.unembedding.weight[self.read.tokens]  # prompt token d_model
+        rows = hidden[:, -self.read.last :].unflatten(0, (self.cells, -1))
+        logits = torch.einsum("cprd,ptd->cprt", rows, weight)
+        bias = getattr(self.unembedding, "bias", None)
+        if bias is not None:
+            logits = logits + bias[self.read.tokens][:, None]
+        return logits.flatten(0, 1)
