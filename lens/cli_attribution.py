@@ -112,7 +112,7 @@ def attribute(
 def verify(
     run: Annotated[Path, typer.Argument(help="The folder of a run of `headlens attribute`.")],
     k: Annotated[int, typer.Option("--k", help="How many of the first cells to patch.")] = 30,
-    sample: Annotated[int, typer.Option("--sample", help="How many cells to patch that are drawn from all.")] = 20,
+    sample: Annotated[int, typer.Option("--sample", help="How many cells to patch that are drawn from all.")] = 16,
     seed: Annotated[int, typer.Option("--seed", help="Which cells are drawn.")] = 0,
     top: Annotated[int, typer.Option("--top", min=1, help="How many of them to print.")] = 20,
 ) -> None:

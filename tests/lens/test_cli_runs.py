@@ -244,7 +244,9 @@ def test_a_full_disk_is_one_sentence_and_what_is_finished_stays(run, folder, swe
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_finished(folder, tmp_path):
-    words = [COMMAND, "sweep", "--model", str(folder), "--n", "400", "--axes", "layer,head,pos", "--out", "run"]
+    # a group of its own for each prompt: far more chunks than are finished before the signal comes
+    many = ["--n", "400", "--axes", "layer,head,pos", "--memory", "1B"]
+    words = [COMMAND, "sweep", "--model", str(folder), *many, "--out", "run"]
     with subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         chunks = tmp_path / "run" / "chunks"
         while process.poll() is None and not (chunks.exists() and len(list(chunks.glob("[!.]*.safetensors"))) > 1):
