@@ -116,29 +116,32 @@ def _of_group(
 
     shares = [0.0] if steps == 1 else [(step + 0.5) / steps for step in range(steps)]
     at_once = max(1, _ROWS // patched[:, group.start :].numel())
-    chunks = [shares[at : at + at_once] for at in range(0, steps, at_once)]
-    gradients = [site_gradients(model, base, other, plan.engine_site, chunk, metric) for chunk in chunks]
-    effects = [
-        _parts_of_heads(
-            sum(len(chunk) * gradient[layer] for chunk, gradient in zip(chunks, gradients, strict=True)) / steps,
-            torch.sub(*reversed(both.kept[layer].chunk(2))),
-            plan.engine_site,
-        )
-        for layer in range(model.n_layers)
-    ]
-    found = np.zeros((len(group.indices), len(cells.cells), 0), np.float32)
+    summed: list[Tensor | float] = [0.0] * model.n_layers
+    for chunk in (shares[at : at + at_once] for at in range(0, steps, at_once)):
+        gradients = site_gradients(model, base, other, plan.engine_site, chunk, metric)
+        summed = [total + len(chunk) * gradient for total, gradient in zip(summed, gradients, strict=True)]
+    effects = []
+    for total, kept in zip(summed, both.kept, strict=True):
+        before, across = kept.chunk(2)
+        effects.append(_parts_of_heads(torch.as_tensor(total) / steps, across - before, plan.engine_site))
     base_value, other_value = (measured(plan.metrics, logits, own, clean) for logits in of_runs)
-    by_cell = torch.stack(
-        [sum(effects[layer][:, list(heads) or [0]].sum(1) for layer, heads in cell.parts) for cell in cells.cells], 1
-    )
-    columns = []
+    found = (toward * _by_place(effects, task, group, plan, cells)).cpu().numpy()
+    return found, (toward * (other_value - base_value)).cpu().numpy()
+
+
+def _by_place(effects: list[Tensor], task: Task, group: PromptGroup, plan: Plan, cells: Grid) -> Tensor:
+    """Each cell's estimate at each place [prompt, cell, place], from those of all heads and rows of each layer."""
+    of_cells = []
+    for cell in cells.cells:
+        parts = [effects[layer][:, list(heads) or [0]].sum(1) for layer, heads in cell.parts]
+        of_cells.append(torch.stack(parts).sum(0))
+    by_cell, columns = torch.stack(of_cells, 1), []
     for _, rows in places(task, plan, group):
-        chosen = rows.chosen[:, group.start :].to(model.device)
+        chosen = rows.chosen[:, group.start :].to(by_cell.device)
         entries = by_cell if rows.key is None else by_cell[..., rows.key : rows.key + 1]
         weights = chosen[:, None].to(entries.dtype)
         columns.append((entries * (weights if entries.ndim == 3 else weights[..., None])).flatten(2).sum(2))
-    found = (toward * torch.stack(columns, 2)).cpu().numpy()
-    return found, (toward * (other_value - base_value)).cpu().numpy()
+    return torch.stack(columns, 2)
 
 
 def _read(logits: Tensor, tokens: Tensor | None) -> Tensor:

@@ -67,7 +67,7 @@ def swept(
                 for band in bands(np.flatnonzero(wanted.any(1)), group, plan):
                     compute = partial(_band, engine, band, cells, group, task, plan, wanted)
                     chunk = chunks.kept(f"group{number:04d}-cell{band[0]:05d}", compute)
-                    samples[np.ix_(prompts, band, reached)] = chunk["samples"]
+                    samples[np.ix_(prompts, band.tolist(), reached)] = chunk["samples"]
                     scale[prompts] = chunk["scale"]
                     bar.update(int(wanted[band].sum()) * len(prompts))
     samples[:, ~wanted] = np.nan

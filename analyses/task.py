@@ -175,8 +175,8 @@ class Task:
         """
         lengths, starts = real_part(attention_mask, clean)
         shifted = {name: array - starts for name, array in (positions or {}).items()}
-        tokens = (moved_to_front(rows, starts, lengths) for rows in (clean, corrupted))
-        return cls(name, *tokens, lengths, answers, foils, shifted)
+        clean, corrupted = (moved_to_front(rows, starts, lengths) for rows in (clean, corrupted))
+        return cls(name, clean, corrupted, lengths, answers, foils, shifted)
 
     def check_vocabulary(self, size: int) -> None:
         """ValueError if the task uses a token id that a vocabulary of this size does not have."""

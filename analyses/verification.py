@@ -14,6 +14,7 @@ from scipy import stats
 from headlens.analyses.headmap import HeadMap
 from headlens.analyses.metrics import AnyMetric
 from headlens.analyses.patching import run_plan
+from headlens.analyses.rank_correlation import spearman
 from headlens.analyses.sweep_plan import Plan, plan
 from headlens.analyses.task import Task
 from headlens.hooks.model import Model
@@ -102,7 +103,7 @@ def verify(
     verified = np.sort(np.abs(found[first]))[::-1]
     outside = np.setdiff1d(drawn, first)
     overlooked = int((np.abs(found[outside]) >= verified[min(10, k) - 1]).sum())
-    agreement = float(stats.spearmanr(flat[drawn], found[drawn]).statistic)
+    agreement = float(spearman(flat[drawn][None], found[drawn][None])[0])
     return Verified(
         exact=exact,
         ranked=ranked,

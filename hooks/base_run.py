@@ -1,7 +1,7 @@
 """One plain run of prompts, with what a replay from some position on needs of it."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -67,7 +67,7 @@ def record_base(model: Model, tokens: Int[Tensor, "prompt pos"], start: int) -> 
             handles += [m.register_forward_hook(keep_output) for m in (layer.block, layer.attention)]
         listeners = {layer.attention: listen for layer in model.layers}
         # nobody reads the logits
-        unread = {model.hf.get_output_embeddings(): lambda hidden: hidden}
+        unread = {cast(nn.Module, model.hf.get_output_embeddings()): lambda hidden: hidden}
         with torch.no_grad(), listening(model.hf), placed(listeners), shadowed(unread):
             model.hf(input_ids=tokens, use_cache=False, logits_to_keep=1)
     finally:
@@ -117,9 +117,10 @@ class Joining:
         assert self.kept.mask is not None  # record_base makes one
         mask = self.kept.mask[:, :, self.skip :]
         if call.softcap is None and call.sinks is None and call.bias is None and mask.shape[1] == 1:
-            own = (tensor.unflatten(0, (self.cells, -1)) for tensor in (call.query, call.key, call.value))
-            prefix = (tensor[:, :, : self.start] for tensor in (self.kept.key, self.kept.value))
-            return shared_prefix_attention(*own, *prefix, mask, call.scaling).flatten(0, 1), None
+            query, key, value = (each.unflatten(0, (self.cells, -1)) for each in (call.query, call.key, call.value))
+            prefix_key, prefix_value = (each[:, :, : self.start] for each in (self.kept.key, self.kept.value))
+            z = shared_prefix_attention(query, key, value, prefix_key, prefix_value, mask, call.scaling)
+            return z.flatten(0, 1), None
         return self.whole(call).z(), None
 
     def whole(self, call: Attention) -> Attention:

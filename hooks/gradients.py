@@ -55,8 +55,8 @@ def site_gradients(
     ids = base.tokens[:, base.start :]
     positions = torch.arange(base.start, base.tokens.shape[1], device=ids.device)[None]
     with torch.no_grad():
-        ends = [embedding(tokens[:, base.start :]) for tokens in (base.tokens, other)]
-        mixed = torch.cat([torch.lerp(*ends, share) for share in shares])
+        start, end = (embedding(tokens[:, base.start :]) for tokens in (base.tokens, other))
+        mixed = torch.cat([torch.lerp(start, end, share) for share in shares])
     mixed.requires_grad_()
     with (
         torch.enable_grad(),

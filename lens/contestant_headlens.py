@@ -35,8 +35,10 @@ def prepare(job: Job) -> Sweep:
 def task_of(job: Job) -> Task:
     """The job's prompt pairs as a task."""
     lengths = torch.full((len(job.clean),), job.length)
-    tokens = (torch.tensor(prompts) for prompts in (job.clean, job.corrupted))
-    return Task("bench", *tokens, lengths, torch.tensor(job.answers), torch.tensor(job.foils))
+    clean, corrupted, answers, foils = (
+        torch.tensor(given) for given in (job.clean, job.corrupted, job.answers, job.foils)
+    )
+    return Task("bench", clean, corrupted, lengths, answers, foils)
 
 
 def _least(model: Model, job: Job) -> int:
