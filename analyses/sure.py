@@ -19,7 +19,9 @@ _BEYOND = 20
 def undecided(headmap: HeadMap, line: float, level: float = 0.95, seed: int = 0) -> np.ndarray:
     """Which cells' intervals at `level` still cross +line or -line, as booleans of the map's shape.
 
-    With line=0: which ones' sign is open. Touching a line is not crossing it, and a missing cell has nothing to decide.
+    With line=0: which ones' sign is open. Touching a line is not crossing it. A missing cell has nothing to decide, and
+    one that only a single template has is open.
+
     The level holds for each cell by itself, and percentile intervals of few templates are somewhat narrow: have about
     ten templates before the first look.
 
@@ -34,7 +36,8 @@ def undecided(headmap: HeadMap, line: float, level: float = 0.95, seed: int = 0)
     resamples = max(RESAMPLES, math.ceil(2 * _BEYOND / (1 - level)))
     interval = ratio_interval(headmap.samples, headmap.scale, headmap.clusters, level, resamples, seed)
     crossed = [(interval.low < at) & (at < interval.high) for at in (line, -line)]
-    return crossed[0] | crossed[1]
+    open_ended = np.isnan(interval.low) & ~np.isnan(headmap.values)
+    return crossed[0] | crossed[1] | open_ended
 
 
 def level_per_look(level: float, looks: int) -> float:

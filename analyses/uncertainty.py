@@ -17,7 +17,7 @@ _AT_ONCE_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, eq=False)
 class Interval:
-    """Bounds of the same shape as the values they belong to; NaN where a value is missing."""
+    """Bounds of the same shape as the values they belong to; NaN where a value is missing, or only one unit has it."""
 
     low: np.ndarray
     high: np.ndarray
@@ -54,17 +54,24 @@ def ratio_interval(
     units = units_of(clusters)
     counts = resample_counts(units, resamples, seed)
     flat, weight = _flat(samples, scale)
+    there = ~np.isnan(samples.reshape(flat.shape))
     low, high = np.full(flat.shape[1], np.nan), np.full(flat.shape[1], np.nan)
     cells_at_once = max(1, _AT_ONCE_BYTES // (8 * resamples))
     for first in range(0, flat.shape[1], cells_at_once):
         part = slice(first, first + cells_at_once)
         ratios = _divide(*_sums(counts, flat[:, part], weight[:, part]))
-        present = np.flatnonzero(~np.isnan(ratios).all(0))
+        # a single unit says nothing of how others would have come out
+        present = np.flatnonzero(~np.isnan(ratios).all(0) & (_units_with(there[:, part], units) > 1))
         if len(present):
             bounds = np.nanquantile(ratios[:, present], [(1 - level) / 2, (1 + level) / 2], axis=0)
             low[first + present], high[first + present] = bounds
     shape, method = samples.shape[1:], f"percentile bootstrap over {counted(units)}, {resamples} resamples, seed {seed}"
     return Interval(low.reshape(shape).astype(np.float32), high.reshape(shape).astype(np.float32), level, method)
+
+
+def _units_with(there: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """In how many units each cell is there, from booleans [prompt, cell]."""
+    return np.array([there[units == unit].any(0) for unit in range(units.max() + 1)]).sum(0)
 
 
 def units_of(clusters: Sequence[str]) -> np.ndarray:

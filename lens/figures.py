@@ -108,7 +108,7 @@ def _labelled(picture: Picture) -> list[str]:
     ends = [("", "")] * len(values)
     if interval is not None:
         ends = [
-            (shown(low, digits), shown(high, digits))
+            (shown(low, digits), shown(high, digits)) if low == low else ("", "")
             for low, high in zip(interval.low.reshape(-1).tolist(), interval.high.reshape(-1).tolist(), strict=True)
         ]
     words = []

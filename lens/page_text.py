@@ -43,8 +43,9 @@ def table(picture: Picture, metric: str) -> str:
     rows = []
     for row in top.to_dict("records"):
         words = described([labels[headmap.coords[dim].index(row[dim])] for dim, labels in tokens.items()])
-        ends = "" if interval is None else f"[{shown(row['low'], digits)}, {shown(row['high'], digits)}]"
-        cells = [shown(row["value"], digits), *([ends] if ends else [])]
+        known = interval is not None and row["low"] == row["low"]
+        ends = f"[{shown(row['low'], digits)}, {shown(row['high'], digits)}]" if known else ""
+        cells = [shown(row["value"], digits), *([] if interval is None else [ends])]
         label = escape(f"{row['label']} {words}".strip())
         rows.append(f"<tr><td>{label}</td>" + "".join(f'<td class="number">{c}</td>' for c in cells) + "</tr>")
     of_metric = f" ({escape(metric)})" if metric else ""

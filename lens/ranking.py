@@ -43,7 +43,7 @@ def ranking(headmap: "HeadMap", k: int) -> str:
     lines = []
     for label, row in zip(labels, top.to_dict("records"), strict=True):
         value = row["value"]
-        interval = f"  [{_signed(row['low'])}, {_signed(row['high'])}]" if "low" in row else ""
+        interval = f"  [{_signed(row['low'])}, {_signed(row['high'])}]" if _known(row) else ""
         bar = ("+" if value > 0 else "-") * round(BAR * abs(value) / largest)
         lines.append(f"  {label:<{widest}}  {_signed(value)}{interval}  {bar}".rstrip())
     return "\n".join(lines)
@@ -67,6 +67,12 @@ def cells_of(headmap: "HeadMap") -> str:
 def counted(number: int, one: str, several: str | None = None) -> str:
     """A number and its noun: "1 pair", "2 pairs"."""
     return f"{number} {one if number == 1 else several or f'{one}s'}"
+
+
+def _known(row: dict) -> bool:
+    """Whether a row of a table has an interval: a single template gives none."""
+    low = row.get("low")
+    return low is not None and low == low
 
 
 def _signed(value: float) -> str:

@@ -69,3 +69,9 @@ def test_looking_again_and_again_seldom_decides_a_cell_without_effect():
 def test_wrong_questions_are_refused(ask, sentence):
     with pytest.raises(ValueError, match=sentence):
         ask()
+
+
+def test_what_one_template_says_is_open():
+    samples = np.array([[5.0, 5.0], [5.1, np.nan], [5.2, np.nan]], np.float32)
+    headmap = HeadMap.from_samples(samples, dims=("head",), name="", units="", sign="")
+    assert undecided(headmap, 1.0).tolist() == [False, True]

@@ -109,3 +109,9 @@ def test_missing_cells_stay_missing():
 def test_what_has_no_interval_is_refused(level, prompts, sentence):
     with pytest.raises(ValueError, match=sentence):
         ratio_interval(np.ones((prompts, 2)), np.ones(prompts), ["a"] * prompts, level)
+
+
+def test_a_cell_that_one_template_has_gets_no_interval():
+    samples = np.array([[1.0, 2.0, np.nan], [3.0, np.nan, np.nan], [2.0, np.nan, 1.0], [4.0, np.nan, 3.0]], np.float32)
+    interval = ratio_interval(samples, np.ones(4, np.float32), ["a", "a", "b", "b"])
+    assert np.isfinite(interval.low[0]) and np.isnan(interval.low[1:]).all() and np.isnan(interval.high[1:]).all()
