@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -247,7 +248,10 @@ def test_ctrl_c_keeps_what_is_finished(folder, tmp_path):
     # a group of its own for each prompt: far more chunks than are finished before the signal comes
     many = ["--n", "400", "--axes", "layer,head,pos", "--memory", "1B"]
     words = [COMMAND, "sweep", "--model", str(folder), *many, "--out", "run"]
-    with subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    # a suite that runs in the background may have been told to ignore the signal, and its children with it
+    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, cwd=tmp_path, preexec_fn=listening, **pipes) as process:
         chunks = tmp_path / "run" / "chunks"
         while process.poll() is None and not (chunks.exists() and len(list(chunks.glob("[!.]*.safetensors"))) > 1):
             time.sleep(0.01)
