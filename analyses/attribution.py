@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from headlens.analyses.cell_grid import Grid, grid, places
 from headlens.analyses.fitness import refuse_unfit
@@ -68,7 +69,8 @@ def attribute(
     if not groups:
         raise ValueError(f"No pair of task {task.name!r} differs before END; there is nothing to attribute.")
     samples, scale = unmoved(task, chosen, cells), np.zeros((len(task), 1), np.float32)
-    for group in [part for whole in groups for part in _parts(whole)]:
+    parts = [part for whole in groups for part in _parts(whole)]
+    for group in tqdm(parts, unit=" groups", desc=f"attributing {task.name}", disable=not progress):
         prompts, reached = list(group.indices), [place for place, _ in places(task, chosen, group)]
         found, scale[prompts] = _of_group(model, task, group, chosen, cells, steps)
         samples[np.ix_(prompts, range(len(cells.cells)), reached, [0])] = found[..., None]

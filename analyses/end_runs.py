@@ -4,7 +4,6 @@ A causal model never sees behind END, so prompts are cut there and those of equa
 or masks. Everything but the values (which every key holds) is reduced to END the moment it is recorded.
 """
 
-import difflib
 import inspect
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from torch import Tensor
 from headlens.analyses.task import Task
 from headlens.analyses.tokens import vocabulary_of
 from headlens.hooks.model import Model
+from headlens.hooks.nearest import did_you_mean
 from headlens.hooks.record import at_positions, parse_bytes
 from headlens.hooks.sites import Site
 
@@ -48,8 +48,7 @@ def end_runs(
     ValueError for a run that is not "clean" or "corrupted", or a task of another vocabulary.
     """
     if run not in RUNS:
-        near = difflib.get_close_matches(str(run), RUNS, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        hint = did_you_mean(run, RUNS)
         raise ValueError(f"Unknown run {run!r}{hint}; the runs of a task are {' and '.join(RUNS)}.")
     task.check_vocabulary(vocabulary_of(model))
     bound = parse_bytes(memory)

@@ -4,7 +4,6 @@ Most are larger for more of the clean behaviour; loss, rank and kl are smaller. 
 the clean-corrupted difference, is positive where it goes towards clean (denoising) or away from it (noising).
 """
 
-import difflib
 import hashlib
 import inspect
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from headlens.analyses.task import Task
+from headlens.hooks.nearest import did_you_mean
 
 Logits = Float[Tensor, "*cell prompt token"]
 
@@ -105,8 +105,7 @@ def named(metric: AnyMetric) -> Metric:
         return _users(metric)
     if metric in METRICS:
         return METRICS[metric]
-    near = difflib.get_close_matches(str(metric), METRICS, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    hint = did_you_mean(metric, METRICS)
     raise ValueError(
         f"Unknown metric {metric!r}{hint}; the metrics are {', '.join(METRICS)}, or a function of (logits, task)."
     )

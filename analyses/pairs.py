@@ -15,10 +15,11 @@ pairs: true, false, or left out for what the tokenizer does by itself. The sets 
 right and wrong, text or ids like the answer and the foil, which are among them; left out, they are those two.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+from headlens.hooks.nearest import did_you_mean
 
 REQUIRED = ("clean", "corrupted", "answer", "foil")
 SETS = ("answer_set", "foil_set")
@@ -54,8 +55,7 @@ def as_pair(given: Mapping[str, Any] | Sequence[Any] | Pair, where: str) -> Pair
         given = dict(zip(KEYS, given, strict=False))
     for key in given:
         if key not in KEYS:
-            near = difflib.get_close_matches(str(key), KEYS, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            hint = did_you_mean(key, KEYS)
             raise ValueError(f"{where}: unknown key {key!r}{hint}; a pair has the keys {', '.join(KEYS)}.")
     missing = [key for key in REQUIRED if key not in given]
     if missing:

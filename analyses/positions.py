@@ -1,6 +1,5 @@
 """Positions as people name them: a token's number, a name of the task ("S2", "END"), or a span ("S1..S2")."""
 
-import difflib
 from collections.abc import Sequence
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from headlens.analyses.prompt_groups import PromptGroup
 from headlens.analyses.task import Task
+from headlens.hooks.nearest import did_you_mean
 
 Position = int | str
 
@@ -41,8 +41,7 @@ def _column(position: Position, task: Task) -> Tensor:
     """One end of a span in each prompt of the task."""
     if isinstance(position, str) and not position.isdigit():
         if position not in task.positions:
-            near = difflib.get_close_matches(position, task.positions, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            hint = did_you_mean(position, task.positions)
             raise ValueError(
                 f"Task {task.name!r} has no position {position!r}{hint}; it names {', '.join(task.positions)}. "
                 "Tokens are also counted from 0, and 'S1..S2' is a span with both ends."

@@ -4,7 +4,6 @@ A maker fills templates from data/tasks/ with words that its tokenizer can take,
 can take too few. Equal arguments give equal tasks.
 """
 
-import difflib
 from collections.abc import Callable
 
 from headlens.analyses.capitals import capitals as capitals
@@ -13,6 +12,7 @@ from headlens.analyses.induction import induction as induction
 from headlens.analyses.ioi import ioi as ioi
 from headlens.analyses.pronouns import pronouns as pronouns
 from headlens.analyses.task import Task as Task
+from headlens.hooks.nearest import did_you_mean
 
 REGISTRY: dict[str, Callable[..., Task]] = {
     "ioi": ioi,
@@ -27,8 +27,7 @@ def named(name: str) -> Callable[..., Task]:
     """The function (model, n, seed) that makes the task of this name; ValueError names the nearest one."""
     if name in REGISTRY:
         return REGISTRY[name]
-    near = difflib.get_close_matches(str(name), REGISTRY, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    hint = did_you_mean(name, REGISTRY)
     raise ValueError(
         f"Unknown task {name!r}{hint}; the tasks are {', '.join(REGISTRY)}. Task.from_jsonl reads prompts of your own."
     )

@@ -1,6 +1,5 @@
 """Prompts from templates: their texts and words, which of these a tokenizer can take, and whose turn it is."""
 
-import difflib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 from transformers import PreTrainedTokenizerBase
 
 from headlens.analyses.tokens import continuation
+from headlens.hooks.nearest import did_you_mean
 
 Card = TypeVar("Card")
 
@@ -33,8 +33,7 @@ def chosen(task: str, what: str, given: str | Sequence[str] | None, known: Itera
         raise ValueError(f"No {task} {what} was given; choose from {', '.join(known)}.")
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            hint = did_you_mean(name, known)
             raise ValueError(f"Unknown {task} {what} {name!r}{hint}; choose from {', '.join(known)}.")
     return given
 

@@ -5,11 +5,12 @@ This is the only file that spells hook names. A site has a short name (`"z"`), a
 `"vision.blocks.3.attn.hook_pattern"`, `"encoder.blocks.0.hook_resid_post"`, `"cross.blocks.1.attn.hook_z"`.
 """
 
-import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from headlens.hooks.nearest import did_you_mean
 
 # Axes of every site, in order. "head" counts query heads, "kv_head" key/value heads (fewer with grouped queries).
 SITE_AXES: dict[str, tuple[str, ...]] = {
@@ -69,8 +70,7 @@ def check_site(name: str) -> str:
     """Return a known short site name, or raise ValueError naming the nearest ones."""
     if name in SITE_AXES:
         return name
-    near = difflib.get_close_matches(str(name), SITE_AXES, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    hint = did_you_mean(name, SITE_AXES)
     raise ValueError(f"Unknown site {name!r}{hint}; the sites are {', '.join(SITE_AXES)}.")
 
 

@@ -1,7 +1,8 @@
 """One name out of several."""
 
-import difflib
 from collections.abc import Iterable
+
+from headlens.hooks.nearest import did_you_mean
 
 
 def one_of(what: str, name: str, known: Iterable[str]) -> str:
@@ -9,6 +10,5 @@ def one_of(what: str, name: str, known: Iterable[str]) -> str:
     choices = list(known)
     if name in choices:
         return name
-    near = difflib.get_close_matches(name, choices, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    hint = did_you_mean(name, choices)
     raise ValueError(f"Unknown {what} {name!r}{hint}; choose from {', '.join(choices)}.")

@@ -1,12 +1,13 @@
 """Tables of settings: which keys there are and of which type, and one sentence for what does not fit."""
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from headlens.hooks.nearest import did_you_mean
 
 # One of a type in words, and several.
 _WORDS = {
@@ -41,8 +42,7 @@ def checked(table: type[AnyTable], given: Mapping[str, Any], where: str) -> AnyT
 def _sentence(table: type[Table], given: Mapping[str, Any], key: str, kind: str, where: str) -> str:
     fields = table.model_fields
     if kind == "extra_forbidden":
-        near = difflib.get_close_matches(key, fields, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        hint = did_you_mean(key, fields)
         return f"{where} has an unknown key {key!r}{hint}; its keys are {', '.join(fields)}."
     expected = in_words(fields[key].annotation)
     if kind == "missing":

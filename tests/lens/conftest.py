@@ -6,8 +6,11 @@ from dataclasses import replace
 
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
+from typer.testing import CliRunner
 
+from headlens import cli
 from headlens.catalogue import CATALOGUE
+from tiny_folders import ioi_folder
 
 
 @pytest.fixture
@@ -66,3 +69,15 @@ def llama_folder(llama, tmp_path):
     folder = tmp_path / "my-llama"
     llama.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Make a random model with a tokenizer that fits the IOI prompts, as a folder."""
+    return ioi_folder(tmp_path_factory.mktemp("models") / "tiny-ioi")
+
+
+@pytest.fixture
+def run():
+    """Run `headlens` with the given words in this process."""
+    return lambda *words: CliRunner().invoke(cli.app, [str(word) for word in words])

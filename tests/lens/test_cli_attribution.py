@@ -5,28 +5,14 @@ import tomllib
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from headlens import cli
 from headlens.analyses.attribution import attribute
 from headlens.analyses.headmap import HeadMap
 from headlens.analyses.headmap_json import from_json
 from headlens.analyses.patching import patch_sweep
 from headlens.analyses.tasks import ioi
 from headlens.models import load
-from tiny_folders import ioi_folder
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Make a random model with a tokenizer that fits the IOI prompts, as a folder."""
-    return ioi_folder(tmp_path_factory.mktemp("models") / "tiny-ioi")
-
-
-@pytest.fixture
-def run():
-    """Run `headlens` with the given words in this process."""
-    return lambda *words: CliRunner().invoke(cli.app, [str(word) for word in words])
+from tiny_folders import contents, ioi_folder
 
 
 @pytest.fixture
@@ -35,10 +21,6 @@ def attributed(run, folder, tmp_path):
     result = run("attribute", "--model", folder, "--n", 3, "--steps", 2, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     return tmp_path / "run"
-
-
-def contents(place):
-    return {p.relative_to(place): p.read_bytes() for p in place.rglob("*") if p.is_file() and p.name != ".lock"}
 
 
 @pytest.mark.parametrize(

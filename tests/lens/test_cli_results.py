@@ -9,12 +9,6 @@ from headlens import cli
 from tiny_folders import ioi_folder
 
 
-@pytest.fixture
-def run():
-    """Run `headlens` with the given words in this process."""
-    return lambda *words: CliRunner().invoke(cli.app, [str(word) for word in words])
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """Finish a small sweep by two metrics."""

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from headlens import cli
 from headlens.analyses import sweeping
@@ -21,7 +20,7 @@ from headlens.analyses.headmap import HeadMap
 from headlens.analyses.patching import patch_sweep
 from headlens.analyses.tasks import ioi
 from headlens.models import load
-from tiny_folders import ioi_folder
+from tiny_folders import contents
 
 RESULTS = {
     "headmap.safetensors",
@@ -35,27 +34,11 @@ RESULTS = {
 COMMAND = str(Path(sys.executable).with_name("headlens"))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Make a random model with a tokenizer that fits the IOI prompts, as a folder."""
-    return ioi_folder(tmp_path_factory.mktemp("models") / "tiny-ioi")
-
-
-@pytest.fixture
-def run():
-    """Run `headlens` with the given words in this process."""
-    return lambda *words: CliRunner().invoke(cli.app, [str(word) for word in words])
-
-
 @pytest.fixture
 def swept(run, folder, tmp_path):
     """Finish a small sweep."""
     assert run("sweep", "--model", folder, "--n", 6, "--out", tmp_path / "run").exit_code == 0
     return tmp_path / "run"
-
-
-def contents(place):
-    return {p.relative_to(place): p.read_bytes() for p in place.rglob("*") if p.is_file() and p.name != ".lock"}
 
 
 def test_a_sweep_writes_every_result_and_ranks_the_heads(run, folder, tmp_path):

@@ -3,23 +3,6 @@
 import importlib
 
 import pytest
-from typer.testing import CliRunner
-
-from headlens import cli
-from tiny_folders import ioi_folder
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Make a random model with a tokenizer that fits the IOI prompts, as a folder."""
-    return ioi_folder(tmp_path_factory.mktemp("models") / "tiny-ioi")
-
-
-@pytest.fixture
-def run():
-    """Run `headlens` with the given words in this process."""
-    return lambda *words: CliRunner().invoke(cli.app, [str(word) for word in words])
-
 
 SLIPS = [
     ("--task io", "Unknown task 'io' (did you mean 'ioi'?)"),

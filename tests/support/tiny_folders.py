@@ -25,3 +25,8 @@ def ioi_folder(place: Path, seed: int = 0) -> Path:
         LlamaForCausalLM(config).save_pretrained(place)
     tokenizer.save_pretrained(place)
     return place
+
+
+def contents(place):
+    """Every file of a folder, by its path in there, but for the lock."""
+    return {p.relative_to(place): p.read_bytes() for p in place.rglob("*") if p.is_file() and p.name != ".lock"}
