@@ -1,4 +1,4 @@
-"""How each edit acts: from frozen values to taps on the sites of one model."""
+"""How each edit acts: from frozen values to taps on the sites of one model, and steps of its attention rows."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -8,17 +8,28 @@ import torch
 from torch import Tensor
 
 from headlens.hooks.discover import Tower
-from headlens.hooks.edits import Ablate, Call, Edit, Gate, Patch, Positions
+from headlens.hooks.edits import Ablate, Call, Gate, Patch, Positions
+from headlens.hooks.groups import Group
+from headlens.hooks.norm_gate import NormGate
+from headlens.hooks.recalibrate import Recalibrate
+from headlens.hooks.row_edits import ForceRow, KnockOut, Temperature
 from headlens.hooks.sites import MAIN, SITE_AXES, Site, parse_heads, parse_site
+from headlens.hooks.steps import Recalibration, Step
 from headlens.hooks.taps import Tap, TapFunction, Where
+from headlens.hooks.touched import touched
+
+HeadEdit = Patch | Ablate | Gate | Recalibration
+Edit = HeadEdit | NormGate | Call
 
 
-def taps_of(edits: Sequence[Edit], towers: Mapping[str, Tower]) -> list[Tap]:
-    """The taps of several edits, in the order in which they act."""
-    return [tap for edit in edits for tap in _taps(edit, towers)]
+def acts_of(
+    edits: Sequence[Edit], towers: Mapping[str, Tower], resolve: Callable[[Group], Group] = lambda group: group
+) -> list[Tap | Step]:
+    """The taps and steps of several edits, in the order given. `resolve` turns groups of words into token ids."""
+    return [act for edit in edits for act in _acts(edit, towers, resolve)]
 
 
-def _taps(edit: Edit, towers: Mapping[str, Tower]) -> list[Tap]:
+def _acts(edit: Edit, towers: Mapping[str, Tower], resolve: Callable[[Group], Group]) -> Sequence[Tap | Step]:
     match edit:
         case Call():
             return [Tap(site, partial(_use, edit.function), f"The hook {site}") for site in _named_sites(edit, towers)]
@@ -28,8 +39,57 @@ def _taps(edit: Edit, towers: Mapping[str, Tower]) -> list[Tap]:
             return _per_layer(edit, edit.site, towers, lambda site, heads: _ablation(edit, site, heads))
         case Patch():
             return _per_layer(edit, edit.site, towers, lambda site, heads: _patch(edit, site, heads))
+        case NormGate():
+            return [tap for layer in range(len(towers[MAIN].layers)) for tap in _norm_gate(edit, layer)]
+        case Recalibrate() | Temperature() | KnockOut() | ForceRow():
+            return _steps(edit, towers, resolve)
         case _:
-            raise ValueError(f"{edit!r} is not an edit; use Patch, Ablate, Gate or Call.")
+            raise ValueError(
+                f"{edit!r} is not an edit; use Patch, Ablate, Gate, Recalibrate, Temperature, KnockOut, ForceRow, "
+                "NormGate or Call."
+            )
+
+
+def _steps(edit: Recalibration, towers: Mapping[str, Tower], resolve: Callable[[Group], Group]) -> list[Step]:
+    match edit:
+        case Recalibrate():
+            groups = edit.groups
+        case KnockOut() if edit.groups is not None:
+            groups = {"cut": edit.groups}
+        case ForceRow():
+            groups = {"kept": edit.keys}
+        case _:
+            groups = {}
+    resolved = {name: group if group == "rest" else resolve(group) for name, group in groups.items()}
+    asked_by = f"{type(edit).__name__}({edit.heads!r})"
+    return [
+        Step(Site("pattern", layer), tuple(sorted({*heads})), edit, resolved, asked_by)
+        for layer, heads in _heads_of(edit, towers[MAIN], towers[MAIN].n_heads).items()
+    ]
+
+
+def _norm_gate(edit: NormGate, layer: int) -> list[Tap]:
+    """One tap reads the queries, the other silences heads by them."""
+    off: dict[str, Tensor] = {}
+
+    def read(query: Tensor, where: Where) -> Tensor:
+        off["heads"] = edit.switched_off(query, layer, where.query_start)
+        return query
+
+    def silence(z: Tensor, where: Where) -> Tensor:
+        return z.masked_fill(off["heads"][..., None], 0)
+
+    return [Tap(Site("rot_q", layer), read, "NormGate"), Tap(Site("z", layer), silence, "NormGate")]
+
+
+def _heads_of(edit: HeadEdit, tower: Tower, n_heads: int) -> dict[int, list[int]]:
+    """The edited heads of each layer that has some."""
+    heads_of: dict[int, list[int]] = defaultdict(list)
+    for head in parse_heads(edit.heads, len(tower.layers), n_heads):
+        heads_of[head.layer].append(head.head)
+    if not heads_of:
+        raise ValueError(f"{type(edit).__name__} was given no heads; name at least one, such as 'L23H3'.")
+    return heads_of
 
 
 def _per_layer(
@@ -41,11 +101,7 @@ def _per_layer(
     """One tap per layer that has edited heads."""
     tower = towers[MAIN]
     per_kv_head = "kv_head" in SITE_AXES[site]
-    heads_of: dict[int, list[int]] = defaultdict(list)
-    for head in parse_heads(edit.heads, len(tower.layers), tower.n_kv_heads if per_kv_head else tower.n_heads):
-        heads_of[head.layer].append(head.head)
-    if not heads_of:
-        raise ValueError(f"{type(edit).__name__} was given no heads; name at least one, such as 'L23H3'.")
+    heads_of = _heads_of(edit, tower, tower.n_kv_heads if per_kv_head else tower.n_heads)
     return [
         Tap(Site(site, layer), build(Site(site, layer), heads), f"{type(edit).__name__}({edit.heads!r})")
         for layer, heads in heads_of.items()
@@ -91,26 +147,12 @@ def _on_rows(pos: Positions, change: Callable[[Tensor, Tensor], Tensor]) -> TapF
     def act(tensor: Tensor, where: Where) -> Tensor | None:
         start = where.key_start if "key" in where.site.axes[:2] else where.query_start
         rows = torch.arange(start, start + tensor.shape[1], device=tensor.device)
-        touched = _touched(pos, rows, tensor.shape[0])
-        if not touched.any():
+        own = touched(pos, rows, tensor.shape[0])
+        if not own.any():
             return None
-        return torch.where(touched[:, :, None, None], change(tensor, rows), tensor)
+        return torch.where(own[:, :, None, None], change(tensor, rows), tensor)
 
     return act
-
-
-def _touched(pos: Positions, rows: Tensor, batch: int) -> Tensor:
-    """Boolean [batch, row]: which rows `pos` names; a list or 1-D tensor as long as the batch is one per prompt."""
-    if pos is None:
-        return torch.ones(1, len(rows), dtype=torch.bool, device=rows.device)
-    wanted = torch.as_tensor(pos, device=rows.device)
-    if wanted.ndim == 0:
-        return (rows == wanted)[None]
-    if len(wanted) != batch:
-        raise ValueError(
-            f"pos has {len(wanted)} entries for a batch of {batch}; give one position, or one for each prompt."
-        )
-    return rows[None] == wanted[:, None]
 
 
 def _ablation(edit: Ablate, site: Site, heads: list[int]) -> TapFunction:
@@ -172,12 +214,12 @@ def _patch_vectors(edit: Patch, source: Tensor, heads: list[int]) -> TapFunction
             return None
         _check_batch(source, tensor, where.site)
         rows = torch.arange(start, start + count, device=tensor.device)
-        touched = _touched(edit.pos, rows, tensor.shape[0])
-        if not touched.any():
+        own = touched(edit.pos, rows, tensor.shape[0])
+        if not own.any():
             return None
         out = tensor.clone()
         other = source.to(tensor)[:, rows][:, :, heads]
-        out[:, :count, heads] = torch.where(touched[:, :, None, None], other, tensor[:, :count, heads])
+        out[:, :count, heads] = torch.where(own[:, :, None, None], other, tensor[:, :count, heads])
         return out
 
     return act
@@ -192,8 +234,8 @@ def _patch_rows(edit: Patch, source: Tensor, heads: list[int]) -> TapFunction:
             return None
         _check_batch(source, tensor, where.site)
         rows = torch.arange(where.query_start, where.query_start + count, device=tensor.device)
-        touched = _touched(edit.pos, rows, tensor.shape[0])
-        if not touched.any():
+        own = touched(edit.pos, rows, tensor.shape[0])
+        if not own.any():
             return None
         nothing = 0.0 if where.site.name == "pattern" else -torch.inf
         keys = torch.arange(where.key_start, where.key_start + tensor.shape[3], device=tensor.device)
@@ -201,7 +243,7 @@ def _patch_rows(edit: Patch, source: Tensor, heads: list[int]) -> TapFunction:
         other = source.to(tensor)[:, heads][:, :, rows][..., keys.clamp(max=source.shape[3] - 1)]
         other = torch.where(known, other, nothing)
         out = tensor.clone()
-        out[:, heads, :count] = torch.where(touched[:, None, :, None], other, tensor[:, heads, :count])
+        out[:, heads, :count] = torch.where(own[:, None, :, None], other, tensor[:, heads, :count])
         return out
 
     return act

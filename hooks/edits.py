@@ -39,7 +39,7 @@ class Patch:
     def __post_init__(self) -> None:
         check_site(self.site)
         _check_head_site(self.site, (*HEAD_SITES, "pattern", "attn_scores"))
-        _check_positions(self.pos)
+        check_positions(self.pos)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ class Ablate:
     def __post_init__(self) -> None:
         check_site(self.site)
         _check_head_site(self.site, HEAD_SITES)
-        _check_positions(self.pos)
+        check_positions(self.pos)
         if self.how not in ABLATIONS:
             raise ValueError(f"Unknown ablation {self.how!r}; the kinds are {', '.join(ABLATIONS)}.")
         if self.how != "zero" and self.reference is None:
@@ -79,7 +79,7 @@ class Gate:
     pos: Positions = None
 
     def __post_init__(self) -> None:
-        _check_positions(self.pos)
+        check_positions(self.pos)
         if not torch.isfinite(torch.tensor(float(self.gamma))):
             raise ValueError(f"Gate({self.heads!r}) has gamma={self.gamma}; give a finite number.")
 
@@ -95,9 +95,6 @@ class Call:
     function: Callable[..., Tensor | None]
 
 
-Edit = Patch | Ablate | Gate | Call
-
-
 def _check_head_site(site: str, allowed: tuple[str, ...]) -> None:
     if site not in allowed:
         raise ValueError(
@@ -105,6 +102,6 @@ def _check_head_site(site: str, allowed: tuple[str, ...]) -> None:
         )
 
 
-def _check_positions(pos: Positions) -> None:
+def check_positions(pos: Positions) -> None:
     if pos is not None and (torch.as_tensor(pos) < 0).any():
         raise ValueError(f"Position {pos!r} is negative; count from the first token, so that padded prompts agree.")

@@ -17,7 +17,8 @@ from headlens.hooks.intercept import Attention, Listener, listening, placed
 from headlens.hooks.model import Model
 from headlens.hooks.shadow import shadowed
 from headlens.hooks.sites import ATTENTION_SITES, Site
-from headlens.hooks.taps import Tap, tapped
+from headlens.hooks.tapped import tapped
+from headlens.hooks.taps import Tap
 from headlens.kernels.reference import attention_pattern, weighted_values
 
 _INPUTS = {"rot_q": "query", "rot_k": "key", "v": "value"}

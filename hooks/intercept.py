@@ -54,6 +54,7 @@ class Attention:
         return torch.ones(queries, keys, dtype=torch.bool, device=self.query.device).tril()[None, None]
 
     def scores(self) -> Tensor:
+        """Scaled, biased and capped dot products [batch, head, query, key]; hidden keys are -inf."""
         bias = self.bias
         if self.mask is not None and self.mask.dtype != torch.bool:
             # an additive mask may carry finite biases beside the forbidden keys

@@ -9,16 +9,18 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from headlens.hooks.apply import taps_of
+from headlens.hooks.apply import Edit, acts_of
 from headlens.hooks.discover import Layer, Tower
-from headlens.hooks.edits import Call, Edit
+from headlens.hooks.edits import Call
 from headlens.hooks.fingerprint import weights_hash
 from headlens.hooks.inputs import Tokens, prepare
 from headlens.hooks.intercept import listening
 from headlens.hooks.probe import find_all_towers
 from headlens.hooks.record import NamesFilter, Recorder, Reduction, parse_bytes, sites_named
+from headlens.hooks.report import Report
 from headlens.hooks.sites import MAIN
-from headlens.hooks.taps import tapped
+from headlens.hooks.tapped import tapped
+from headlens.hooks.token_kinds import Resolving
 
 if TYPE_CHECKING:
     from transformer_lens import ActivationCache
@@ -128,12 +130,14 @@ class Model:
             return self._forward(tokens, kwargs)
 
     @contextmanager
-    def edited(self, *edits: Edit) -> Iterator["Model"]:
+    def edited(self, *edits: Edit, report: Report | None = None) -> Iterator["Model"]:
         """Every run inside the block, `generate` included, is under these edits, applied in the order given.
 
-        Blocks nest: outer edits act first. An edit that never took effect raises RuntimeError at the end.
+        Blocks nest: outer edits act first. An edit that never took effect raises RuntimeError at the end. Edits of
+        attention rows that would depend silently on their order raise ValueError. What those do is counted in `report`.
         """
-        with tapped(self.hf, self.towers, taps_of(edits, self.towers)):
+        acts = acts_of(edits, self.towers, Resolving(self.tokenizer, self.hf.config))
+        with tapped(self.hf, self.towers, acts, report):
             yield self
 
     def generate(self, tokens: Tokens, **kwargs: Any) -> Tensor:

@@ -33,7 +33,7 @@ class Recorder:
     spent: int = 0
 
     def taps(self) -> list[Tap]:
-        return [Tap(site, self._keep, f"The recording of {site}") for site in self.sites]
+        return [Tap(site, self._keep, f"The recording of {site}", observes=True) for site in self.sites]
 
     def _keep(self, tensor: Tensor, where: Where) -> Tensor:
         value = tensor.detach()

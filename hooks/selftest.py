@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 
 from headlens.hooks.discover import Tower, tensors_of
 from headlens.hooks.sites import Site
-from headlens.hooks.taps import Tap, Where, tapped
+from headlens.hooks.tapped import tapped
+from headlens.hooks.taps import Tap, Where
 
 
 def output_of(hf: PreTrainedModel, inputs: Mapping[str, Any]) -> Tensor:

@@ -15,7 +15,8 @@ from headlens.hooks.model import Model
 from headlens.hooks.reading import Read, Reading
 from headlens.hooks.shadow import shadowed
 from headlens.hooks.sites import ATTENTION_SITES, Site
-from headlens.hooks.taps import Tap, Where, tapped
+from headlens.hooks.tapped import tapped
+from headlens.hooks.taps import Tap, Where
 
 
 @dataclass(frozen=True, eq=False)

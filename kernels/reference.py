@@ -30,7 +30,9 @@ def attention_scores(
 
     `bias` is added before the soft cap `c * tanh(score / c)`, as T5 and Gemma-2 respectively use them.
     """
-    scores = torch.matmul(query, expand_groups(key, query.shape[1]).transpose(2, 3)) * scaling
+    # the query heads of a group are rows of one product, so that no key is copied
+    rows = query.reshape(len(query), key.shape[1], -1, query.shape[3])
+    scores = torch.matmul(rows, key.transpose(2, 3)).reshape(*query.shape[:3], -1) * scaling
     if bias is not None:
         scores = scores + bias
     if softcap is not None:
@@ -59,7 +61,8 @@ def weighted_values(
     pattern: Float[Tensor, "batch head query key"], value: Float[Tensor, "batch kv_head key d"]
 ) -> Float[Tensor, "batch query head d"]:
     """Mix the values by the pattern: TransformerLens's `z`."""
-    return torch.matmul(pattern, expand_groups(value, pattern.shape[1])).transpose(1, 2).contiguous()
+    rows = pattern.reshape(len(pattern), value.shape[1], -1, pattern.shape[3])
+    return torch.matmul(rows, value).reshape(*pattern.shape[:3], -1).transpose(1, 2).contiguous()
 
 
 def shared_prefix_attention(

@@ -1,0 +1,120 @@
+"""The attention of one layer with its taps and recalibrations: the listener that `tapped` places on it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from headlens.hooks.clock import Clock
+from headlens.hooks.history import follow
+from headlens.hooks.intercept import Attention
+from headlens.hooks.report import Report
+from headlens.hooks.row_blocks import Block, row_blocks, whole_block
+from headlens.hooks.sites import Site
+from headlens.hooks.steps import Outcome, Step, recalibrated
+from headlens.hooks.taps import Tap
+from headlens.kernels.reference import attention_pattern, weighted_values
+
+
+@dataclass(frozen=True, eq=False)
+class Watch:
+    """A function that looks at one layer's attention, `function(block, pattern)`, block by block of its rows in order.
+
+    `pattern` is [batch, head, row, key], for all heads, after recalibrations.
+    """
+
+    site: Site
+    function: Callable[[Block, Tensor], None]
+    asked_by: str
+    fired: list[bool] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionTaps:
+    """One layer's taps by site, steps, and watchers; those of an outer `with` block come first."""
+
+    layer: int
+    is_cross: bool
+    clock: Clock
+    sites: Mapping[str, Sequence[Tap]]
+    steps: Sequence[Step] = ()
+    watchers: Sequence[Watch] = ()
+    reports: Sequence[Report] = ()
+
+    def __call__(self, module: nn.Module, call: Attention) -> tuple[Tensor, Tensor | None]:
+        queries, keys = call.query.shape[2], call.key.shape[2]
+        # keys end with the newest token, except in a static cache, which is longer than what was read
+        key_start = 0 if self.is_cross else max(self.clock.past + queries - keys, 0)
+        call = call.with_inputs(
+            self._heads_first("rot_q", call.query, key_start),
+            self._heads_first("rot_k", call.key, key_start),
+            self._heads_first("v", call.value, key_start),
+        )
+        if any(step.remembers for step in self.steps):
+            follow(self.clock, self.layer, call, key_start)
+        if self.sites["attn_scores"] or self.sites["pattern"]:
+            return self._in_one(call, key_start)
+        z = self._in_blocks(call, key_start) if self.steps or self.watchers else call.z()
+        return self._run("z", z, key_start), None
+
+    def _in_one(self, call: Attention, key_start: int) -> tuple[Tensor, Tensor]:
+        """Where somebody wants the scores or the pattern, they are there as a whole."""
+        before = call.scores()
+        scores = self._run("attn_scores", before, key_start)
+        _refuse_empty_rows(before, scores)
+        if self.steps or self.watchers:
+            block = whole_block(call, scores, self.layer, self.clock, key_start)
+            pattern = self._look(block, self._recalibrated(block)).to(scores.dtype)
+        else:
+            pattern = attention_pattern(scores, call.sinks)
+        pattern = self._run("pattern", pattern, key_start)
+        return self._run("z", weighted_values(pattern, call.value), key_start), pattern
+
+    def _in_blocks(self, call: Attention, key_start: int) -> Tensor:
+        """Rows that no step changes are exactly what they would be without any."""
+        z = call.z()
+        edited = sorted({head for step in self.steps for head in step.heads})
+        heads = range(call.query.shape[1]) if self.watchers else edited
+        for block in row_blocks(call, self.layer, heads, self.clock, key_start):
+            outcome = self._recalibrated(block)
+            self._look(block, outcome)
+            changed = outcome.changed(block).transpose(1, 2)[..., None]
+            if changed.any():
+                # not in place: autograd may hold the model's own
+                z = z.clone() if z.requires_grad else z
+                rows = slice(block.first_row, block.first_row + len(block.queries))
+                own = z[:, rows][:, :, [*block.heads]]
+                z[:, rows, [*block.heads]] = torch.where(changed, block.z(outcome.pattern).to(z.dtype), own)
+        return z
+
+    def _recalibrated(self, block: Block) -> Outcome:
+        outcome = recalibrated(block, self.steps)
+        for report in self.reports:
+            report.add(block, outcome, self.steps)
+        return outcome
+
+    def _look(self, block: Block, outcome: Outcome) -> Tensor:
+        for watch in self.watchers:
+            watch.fired.append(True)
+            watch.function(block, outcome.pattern)
+        return outcome.pattern
+
+    def _run(self, site: str, tensor: Tensor, key_start: int) -> Tensor:
+        for tap in self.sites[site]:
+            tensor = tap(tensor, self.clock.past, key_start)
+        return tensor
+
+    def _heads_first(self, site: str, tensor: Tensor, key_start: int) -> Tensor:
+        """Taps see positions before heads, the attention function has heads before positions."""
+        return self._run(site, tensor.transpose(1, 2), key_start).transpose(1, 2) if self.sites[site] else tensor
+
+
+def _refuse_empty_rows(before: Tensor, after: Tensor) -> None:
+    emptied = (after.amax(-1) == -torch.inf) & (before.amax(-1) != -torch.inf)
+    if emptied.any():
+        prompt, head, row = (int(index) for index in emptied.nonzero()[0])
+        raise ValueError(
+            f"An edit of attn_scores left query {row} of head {head} (prompt {prompt}) no key to attend to; "
+            "leave at least one key of every row above -inf."
+        )
