@@ -23,7 +23,12 @@ _PIXELS_PER_ROW, _PIXELS_PER_COLUMN = 22, 36
 
 
 def view(headmap: Any) -> "Figure":
-    """Show a map, as `figure` does. ValueError for anything else than a HeadMap, or for one that has no picture."""
+    """Show a map, as `figure` does, or the counts of what has some, such as the sinks of hl.find_sinks.
+
+    ValueError for anything else, or for a map that has no picture.
+    """
+    counts = getattr(headmap, "counts", None)
+    headmap = counts() if callable(counts) else headmap
     if not isinstance(headmap, HeadMap):
         raise ValueError(
             f"A {type(headmap).__name__} was given; view() shows a HeadMap, such as hl.patch_sweep returns."

@@ -8,7 +8,9 @@ import pytest
 
 import headlens
 from headlens.analyses.headmap import HeadMap
+from headlens.analyses.sinks import find_sinks
 from headlens.figures import figure
+from tiny_models import held, inputs_for
 
 
 @pytest.fixture
@@ -100,6 +102,13 @@ def test_many_heads_get_fewer_labels():
 
 def test_view_shows_a_map(headmap):
     assert np.array_equal(np.asarray(trace(headlens.view(headmap)).z), headmap.values, equal_nan=True)
+
+
+def test_view_shows_the_counts_of_sinks():
+    sinks = find_sinks(held("llama"), inputs_for("llama", length=20), alpha=1.4, min_rows=3)
+    drawn = headlens.view(sinks)
+    assert np.array_equal(np.asarray(trace(drawn).z), sinks.flagged.sum(-1).mean(0).astype(np.float32))
+    assert trace(drawn).colorbar.title.text == "tokens per prompt" and trace(drawn).zmax > 1
 
 
 @pytest.mark.parametrize("given", [np.zeros((3, 5)), None, "map"])

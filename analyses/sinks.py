@@ -1,0 +1,92 @@
+"""Attention sinks: which tokens are sinks of which heads by a rule, with the evidence for it.
+
+The rule is that of the Attention Calibration Technique (2406.15765), in its own form and two causal ones: see
+`headlens.hooks.sink_rule`. Where an edit takes a group of keys, what `find_sinks` returns stands for its rule.
+"""
+
+import numpy as np
+import torch
+
+from headlens.analyses.massive import MassiveNotes
+from headlens.analyses.prompt_parts import n_prompts, read_by
+from headlens.analyses.provenance import text_origin
+from headlens.analyses.sink_tally import Tally
+from headlens.analyses.sinks_found import Sinks
+from headlens.analyses.watched_run import watched_run
+from headlens.hooks.attention_taps import Watch
+from headlens.hooks.inputs import Tokens
+from headlens.hooks.model import Model
+from headlens.hooks.sink_rule import SinkRule
+from headlens.hooks.sites import MAIN, Site
+
+
+def find_sinks(
+    model: Model,
+    tokens: Tokens,
+    mode: str = "causal_column",
+    alpha: float = 5.0,
+    *,
+    threshold: float | None = None,
+    min_rows: int = 16,
+    min_share: float = 0.2,
+    first: bool = False,
+) -> Sinks:
+    """Which tokens of these prompts are attention sinks of which heads, and how much attention they receive.
+
+    All prompts run in one pass; memory grows with length, not with its square.
+
+    Args:
+        tokens: text, texts, ids or a processor's output; padding counts for nothing.
+        mode: "causal_column": at each row, keys whose attention per row so far exceeds alpha / T, T what the row sees.
+            "prefill_column": the same over all rows of the prompt (2406.15765), so that later tokens decide too.
+            "row": keys to which the row itself gives more than alpha / T.
+        alpha: times the average attention (2406.15765 has 5).
+        threshold: an absolute bound in place of alpha / T (2406.15765's code has 0.1).
+        min_rows, min_share: a sink must have been seen by so many rows, and by this share of the T rows. Without this
+            guard (1 and 0), the newest tokens are sinks of every head that attends locally.
+        first: whether the first token of a prompt may be a sink; in most heads it is one.
+
+    Returns:
+        `Sinks`, which edits take as a group: `Recalibrate(heads="all", donors=sinks, receivers="rest", beta=0.4,
+        policy="transfer")`.
+
+    Raises:
+        ValueError: for an unknown mode or a bound that is not positive, no tokens, a cache that was filled before,
+            and a causal mode in an encoder, whose rows see the whole text.
+    """
+    rule = SinkRule(mode, alpha, threshold, min_rows, min_share, first)
+    check(model, rule)
+    run = watched_run(model, tokens)
+    n_prompts(run)  # refuses a run of nothing
+    tallies, notes = [Tally(rule) for _ in model.layers], MassiveNotes(run.real)
+    watches = [Watch(Site("pattern", at), tally.look, "find_sinks") for at, tally in enumerate(tallies)]
+    run([*watches, *notes.taps(model)])
+    massive = notes.result(model.tokenizer, run.ids)
+    length = massive.peak.shape[-1]
+    by_layer = zip(*(tally.of_keys(length) for tally in tallies), strict=True)
+    rows, flagged, received, times = (torch.stack(part, 1) for part in by_layer)
+    return Sinks(
+        rule=rule,
+        share=_frozen(flagged / rows),
+        received=_frozen(received / rows),
+        times=_frozen(times),
+        rows=_frozen(rows[:, :, 0]),
+        prompts=massive.prompts,
+        massive=massive,
+        provenance=text_origin(model, read_by(run)),
+    )
+
+
+def check(model: Model, rule: SinkRule) -> None:
+    """ValueError for a causal mode in a model that is not causal."""
+    if rule.mode != "prefill_column" and not model.towers[MAIN].is_causal:
+        raise ValueError(
+            f"Mode {rule.mode!r} is about what a row has seen so far, and in {type(model.hf).__name__} every row sees "
+            "the whole prompt; use mode='prefill_column'."
+        )
+
+
+def _frozen(values: torch.Tensor) -> np.ndarray:
+    array = values.numpy()
+    array.setflags(write=False)
+    return array
