@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+from jaxtyping import Int
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from headlens.analyses.task import Task
@@ -11,15 +13,22 @@ _UNPRINTABLE = "\N{REPLACEMENT CHARACTER}"
 
 
 def position_tokens(task: Task, tokenizer: PreTrainedTokenizerBase) -> list[list]:
-    """For each position [text, share]: its most common clean token, and the share of prompts that have it there.
+    """`common_tokens` of the clean prompts."""
+    return common_tokens(task.clean_tokens, task.lengths, tokenizer)
+
+
+def common_tokens(
+    ids: Int[Tensor, "prompt pos"], lengths: Int[Tensor, " prompt"], tokenizer: PreTrainedTokenizerBase
+) -> list[list]:
+    """For each position [text, share]: its most common token, and the share of prompts that have it there.
 
     Prompts that end before a position do not count at it; a position that no prompt reaches is ["", 0.0]. Among equally
     common tokens the one of the earliest prompt is taken. Texts are as `readable` makes them.
     """
-    tokens, lengths = task.clean_tokens.tolist(), task.lengths.tolist()
+    rows, ends = ids.tolist(), lengths.tolist()
     found: list[list] = []
-    for place in range(task.clean_tokens.shape[1]):
-        column = [row[place] for row, length in zip(tokens, lengths, strict=True) if place < length]
+    for place in range(ids.shape[1]):
+        column = [row[place] for row, end in zip(rows, ends, strict=True) if place < end]
         if not column:
             found.append(["", 0.0])
             continue

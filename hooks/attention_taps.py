@@ -40,7 +40,7 @@ class AttentionTaps:
     sites: Mapping[str, Sequence[Tap]]
     steps: Sequence[Step] = ()
     watchers: Sequence[Watch] = ()
-    reports: Sequence[Report] = ()
+    reports: Sequence[tuple[Report, Sequence[Step]]] = ()  # each with the steps of its own `with` block
 
     def __call__(self, module: nn.Module, call: Attention) -> tuple[Tensor, Tensor | None]:
         queries, keys = call.query.shape[2], call.key.shape[2]
@@ -51,8 +51,8 @@ class AttentionTaps:
             self._heads_first("rot_k", call.key, key_start),
             self._heads_first("v", call.value, key_start),
         )
-        if any(step.remembers for step in self.steps):
-            follow(self.clock, self.layer, call, key_start)
+        if remembering := [step for step in self.steps if step.remembers]:
+            follow(self.clock, self.layer, call, key_start, remembering)
         if self.sites["attn_scores"] or self.sites["pattern"]:
             return self._in_one(call, key_start)
         z = self._in_blocks(call, key_start) if self.steps or self.watchers else call.z()
@@ -90,8 +90,8 @@ class AttentionTaps:
 
     def _recalibrated(self, block: Block) -> Outcome:
         outcome = recalibrated(block, self.steps)
-        for report in self.reports:
-            report.add(block, outcome, self.steps)
+        for report, own in self.reports:
+            report.add(block, outcome, own)
         return outcome
 
     def _look(self, block: Block, outcome: Outcome) -> Tensor:

@@ -1,11 +1,13 @@
 """What the forward call that is under way stands for: how far the model has read, and of which tokens."""
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 _CLOCK = "_headlens_clock"
@@ -13,7 +15,7 @@ _CLOCK = "_headlens_clock"
 
 @dataclass(eq=False)
 class Clock:
-    """Read off the arguments of each forward call of a model, before it runs.
+    """Read off the arguments of each forward call of a model, before it runs; of an encoder-decoder, its decoder's.
 
     `memory` is for edits that carry something from one cached step to the next; it is emptied where a run starts.
     """
@@ -25,20 +27,41 @@ class Clock:
 
     def read(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """The hook, for `register_forward_pre_hook(..., with_kwargs=True)`."""
-        cache = kwargs.get("past_key_values")
+        given = {**dict(zip(inspect.signature(module.forward).parameters, args, strict=False)), **kwargs}
+        side = "decoder_" if getattr(getattr(module, "config", None), "is_encoder_decoder", False) else ""
+        cache = given.get("past_key_values")
         self.past = int(cache.get_seq_length()) if cache is not None else 0
         if self.past == 0:
             self.memory.clear()
-        self.tokens = self._with(kwargs.get("input_ids", args[0] if args else None))
-        mask = kwargs.get("attention_mask")
-        self.real = mask.bool() if isinstance(mask, Tensor) and mask.ndim == 2 and not bool(mask.all()) else None
+        self.tokens = self._tokens(given.get(f"{side}input_ids"))
+        self.real = self._real(given.get(f"{side}attention_mask"))
 
-    def _with(self, new: Tensor | None) -> Tensor | None:
-        if new is None or new.dtype.is_floating_point or self.past == 0:
-            return None if new is None or new.dtype.is_floating_point else new
-        if self.tokens is None or self.tokens.shape[1] != self.past:
+    def _tokens(self, new: Tensor | None) -> Int[Tensor, "batch pos"] | None:
+        if new is None or new.dtype.is_floating_point:
             return None
-        return torch.cat([self.tokens, new], 1)
+        if self.past == 0:
+            return new
+        known = self.tokens is not None and self.tokens.shape[1] == self.past
+        return torch.cat([self.tokens, new], 1) if known else None
+
+    def _real(self, mask: Any) -> Bool[Tensor, "batch pos"] | None:
+        # one mask per kind of layer, which agree about padding
+        if isinstance(mask, Mapping):
+            mask = next((each for each in mask.values() if each is not None), None)
+        if not isinstance(mask, Tensor):
+            return None
+        real = mask.bool() if mask.ndim == 2 else self._seeing_themselves(mask)
+        return None if bool(real.all()) else real
+
+    def _seeing_themselves(self, mask: Tensor) -> Tensor:
+        """`generate` with a static cache gives masks [batch, head, query, key], in which padding sees nothing."""
+        visible = (mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2).any(1)
+        if self.past == 0:
+            return visible.diagonal(dim1=1, dim2=2)
+        new, before = visible.any(2), self.real
+        if before is None or before.shape != (len(new), self.past):
+            before = new.new_ones(len(new), self.past)
+        return torch.cat([before, new], 1)
 
 
 @contextmanager

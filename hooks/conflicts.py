@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from itertools import combinations
 
 import torch
+from torch import Tensor
 
-from headlens.hooks.edits import Positions
-from headlens.hooks.row_edits import ForceRow
-from headlens.hooks.steps import Step
+from headlens.hooks.row_edits import ForceRow, KnockOut, Temperature
+from headlens.hooks.steps import Recalibration, Step
 from headlens.hooks.taps import Tap
 
 
@@ -37,26 +37,38 @@ def refuse_conflicts(acts: Sequence[Tap | Step]) -> None:
     for one, other in combinations([act for act in acts if isinstance(act, Step)], 2):
         shared = sorted({*one.heads} & {*other.heads})
         why = _conflict(one, other)
-        if shared and why and _may_meet(one.edit.pos, other.edit.pos):
-            raise ValueError(
-                f"{one.asked_by} and {other.asked_by} both edit L{one.site.layer}H{shared[0]}: {why}. Use one of them, "
-                "different heads, or different rows (pos=)."
-            )
+        if shared and why and _may_meet(one.edit, other.edit):
+            raise ValueError(f"{one.asked_by} and {other.asked_by} both edit L{one.site.layer}H{shared[0]}: {why}.")
 
 
 def _conflict(one: Step, other: Step) -> str:
+    """What speaks against these two, in this order, and what to do."""
+    instead = "Use one of them, different heads, or different rows (pos=)"
     if isinstance(one.edit, ForceRow) or isinstance(other.edit, ForceRow):
-        return "a forced row leaves nothing to another edit of it"
+        return f"a forced row leaves nothing to another edit of it. {instead}"
     if one.transfers and other.transfers:
-        return "what a transfer moves depends on the attention that another left, so their order would matter"
+        return (
+            f"what a transfer moves depends on the attention that another left, so their order would matter. {instead}"
+        )
     if (one.transfers and other.reweights) or (other.transfers and one.reweights):
-        return "what a transfer moves depends on whether rows are reweighted before or after it"
+        return f"what a transfer moves depends on whether rows are reweighted before or after it. {instead}"
+    if (one.transfers and isinstance(other.edit, Temperature)) or (other.transfers and one.scales):
+        return "a transfer acts after temperatures and before policy raw. Give them in that order"
     return ""
 
 
-def _may_meet(one: Positions, other: Positions) -> bool:
+def _may_meet(one: Recalibration, other: Recalibration) -> bool:
     """Whether two edits may have a row in common."""
-    if one is None or other is None:
+    rows, others = _rows_named(one), _rows_named(other)
+    if rows is None or others is None:
         return True
-    rows, others = torch.as_tensor(one), torch.as_tensor(other)
-    return bool((rows == others).any()) if rows.ndim == others.ndim == 0 or rows.shape == others.shape else True
+    by_prompt = rows.shape == others.shape and one.pos is not None and other.pos is not None
+    return bool((rows == others).any() if by_prompt else torch.isin(rows, others).any())
+
+
+def _rows_named(edit: Recalibration) -> Tensor | None:
+    """Rows by position, for all prompts or for each; None where the edit is about all."""
+    if edit.pos is not None:
+        return torch.as_tensor(edit.pos).cpu()
+    edges = edit.edges if isinstance(edit, KnockOut) else ()
+    return torch.tensor([query for query, _ in edges]) if edges else None

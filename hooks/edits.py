@@ -103,5 +103,10 @@ def _check_head_site(site: str, allowed: tuple[str, ...]) -> None:
 
 
 def check_positions(pos: Positions) -> None:
-    if pos is not None and (torch.as_tensor(pos) < 0).any():
+    if pos is None:
+        return
+    wanted = torch.as_tensor(pos)
+    if wanted.ndim > 1 or wanted.dtype.is_floating_point:
+        raise ValueError(f"pos={pos!r} was given; expected one whole number, or one for each prompt.")
+    if (wanted < 0).any():
         raise ValueError(f"Position {pos!r} is negative; count from the first token, so that padded prompts agree.")

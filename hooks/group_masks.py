@@ -21,7 +21,7 @@ from headlens.hooks.groups import (
 from headlens.hooks.row_blocks import Block
 from headlens.hooks.sink_rule import SinkRule
 
-Memory = dict[str, Any]
+Memory = dict[Any, Any]
 
 
 def keys_of(group: Group, block: Block, memory: Memory) -> Bool[Tensor, "#batch #head #row key"]:
@@ -41,12 +41,17 @@ def keys_of(group: Group, block: Block, memory: Memory) -> Bool[Tensor, "#batch 
             ahead = keys - block.first_key
             return ((ahead >= 0) & (ahead < n))[:, None, None]
         case Recent(n):
-            return (queries[:, None] - keys < n)[None, None]
+            ago = queries[:, None] - keys
+            return ((ago >= 0) & (ago < n))[None, None]
         case TokenIds(ids):
-            return torch.isin(_tokens(block), torch.tensor(ids, device=keys.device))[:, None, None]
+            if "among" not in memory:
+                memory["among"] = _table(ids, keys.device)
+            among = memory["among"]
+            return among[_tokens(block).clamp(max=len(among) - 1)][:, None, None]
         case Massive():
             # noted by `note_massive` before the layer's attention ran
-            return block.clock.memory[group, block.layer]["massive"][:, keys][:, None, None]
+            massive = block.clock.memory[group, block.layer]["massive"]
+            return _of_keys(massive, block)[:, None, None]
         case Either(groups):
             found = [keys_of(each, block, memory.setdefault(at, {})) for at, each in enumerate(groups)]
             return torch.stack([*torch.broadcast_tensors(*found)]).any(0)
@@ -90,19 +95,31 @@ def note_massive(group: Massive, layer: int, resid: Float[Tensor, "batch pos d_m
     size = stream.abs() * stream.pow(2).mean(-1, keepdim=True).rsqrt()
     found = (size[..., list(group.dims)] > group.above).any(-1)
     memory = clock.memory.setdefault((group, layer), {})
-    memory["massive"] = torch.cat([memory["massive"], found], 1) if clock.past else found
+    # nested blocks note the same tokens twice; a cache that was filled elsewhere is refused by `follow`
+    before = memory.get("massive", found)[:, : clock.past]
+    memory["massive"] = torch.cat([before, found], 1)
 
 
 def _tokens(block: Block) -> Tensor:
-    tokens, last = block.clock.tokens, int(block.keys[-1])
+    tokens = block.clock.tokens
     if tokens is None:
         raise ValueError(
             "A group by token needs the token ids of the whole run, and it was given embeddings, or a cache that was "
             "filled before the edit; start inside the edit, from token ids."
         )
-    # a static cache has keys behind the newest token, which nobody sees
-    behind = tokens.new_full((len(tokens), max(0, last + 1 - tokens.shape[1])), -1)
-    return torch.cat([tokens, behind], 1)[:, block.keys]
+    return _of_keys(tokens, block)
+
+
+def _table(ids: Sequence[int], device: torch.device) -> Bool[Tensor, " token"]:
+    """Whether a token is one of these, up to the largest and for all behind it."""
+    table = torch.zeros(max(ids, default=-1) + 2, dtype=torch.bool, device=device)
+    table[[*ids]] = True
+    return table
+
+
+def _of_keys(known: Tensor, block: Block) -> Tensor:
+    """The entries [batch, key] of the block's keys; a static cache has some behind the newest token, seen by nobody."""
+    return known[:, block.keys.clamp(max=known.shape[1] - 1)]
 
 
 def _checked(mask: Any, block: Block) -> Tensor:

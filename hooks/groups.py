@@ -7,6 +7,7 @@ groups for all of them together, a function of your own, and a result of `find_s
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 import torch
@@ -19,6 +20,21 @@ from headlens.hooks.sink_rule import SinkRule
 KINDS = ("special", "newline", "space", "punctuation", "number", "word")
 
 
+def _check_count(group: Any) -> None:
+    if not isinstance(group.n, int) or group.n < 1:
+        raise ValueError(f"{group!r} was given; expected a whole number of tokens from 1.")
+
+
+def _whole_numbers(given: Any, name: str, expected: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(index(number) for number in given)
+    except TypeError:
+        numbers = (-1,)
+    if any(number < 0 for number in numbers):
+        raise ValueError(f"{name} was given {given!r}; expected whole numbers from 0: {expected}.")
+    return numbers
+
+
 @dataclass(frozen=True, eq=False)
 class Positions:
     """Keys at these absolute positions, padding counted: [n] in every prompt, or [prompt, n]."""
@@ -26,10 +42,10 @@ class Positions:
     at: Tensor
 
     def __post_init__(self) -> None:
-        if self.at.dtype.is_floating_point or self.at.ndim not in (1, 2) or (self.at < 0).any():
-            raise ValueError(
-                f"Positions {self.at.tolist()} were given; expected whole numbers from 0, [n] or [prompt, n]."
-            )
+        at = torch.as_tensor(self.at)
+        if at.dtype.is_floating_point or at.dtype == torch.bool or at.ndim not in (1, 2) or (at < 0).any():
+            raise ValueError(f"Positions {at.tolist()} were given; expected whole numbers from 0, [n] or [prompt, n].")
+        object.__setattr__(self, "at", at)
 
 
 @dataclass(frozen=True)
@@ -38,6 +54,9 @@ class First:
 
     n: int = 1
 
+    def __post_init__(self) -> None:
+        _check_count(self)
+
 
 @dataclass(frozen=True)
 class Recent:
@@ -45,12 +64,18 @@ class Recent:
 
     n: int
 
+    def __post_init__(self) -> None:
+        _check_count(self)
+
 
 @dataclass(frozen=True)
 class TokenIds:
     """Keys whose token is one of these."""
 
     ids: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ids", _whole_numbers(self.ids, "TokenIds", "token ids, such as TokenIds((13, 198))"))
 
 
 @dataclass(frozen=True)
@@ -60,6 +85,8 @@ class Words:
     texts: tuple[str, ...]
 
     def __init__(self, *texts: str) -> None:
+        if not texts or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"Words were given {texts!r}; expected texts one by one, such as Words('.', ',').")
         object.__setattr__(self, "texts", texts)
 
 
@@ -88,12 +115,24 @@ class Massive:
     dims: tuple[int, ...]
     above: float = 20.0
 
+    def __post_init__(self) -> None:
+        dims = _whole_numbers(self.dims, "Massive", "dimensions of the residual stream, such as Massive((138, 378))")
+        if not dims or not self.above > 0:
+            raise ValueError(
+                f"Massive was given dims={dims} and above={self.above}; expected one dimension or more, and a positive "
+                "number of root mean squares."
+            )
+        object.__setattr__(self, "dims", dims)
+
 
 @dataclass(frozen=True)
 class Either:
     """Keys that are in any of these groups."""
 
     groups: tuple["Group", ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "groups", tuple(as_group(each) for each in self.groups))
 
 
 @dataclass(frozen=True)
@@ -132,7 +171,7 @@ def as_group(given: Any) -> Group:
     if isinstance(given, Sequence | range) and len(given):
         if all(isinstance(entry, int) and not isinstance(entry, bool) for entry in given):
             return Positions(torch.tensor([*given]))
-        return Either(tuple(as_group(entry) for entry in given))
+        return Either(tuple(given))
     raise ValueError(
         f"{given!r} is not a group of keys; give positions, a name such as 'first' or 'punctuation', a group of "
         "headlens.hooks.groups, a function of a block, or what find_sinks returned."

@@ -1,25 +1,34 @@
 """Is the cache of this step the one that the run has filled so far? Asked for edits that remember earlier rows."""
 
+from collections.abc import Sequence
+
 import torch
 
 from headlens.hooks.clock import Clock
 from headlens.hooks.intercept import Attention
+from headlens.hooks.steps import Step
 
 
-def follow(clock: Clock, layer: int, call: Attention, key_start: int) -> None:
-    """Note where the layer's keys end, and refuse a step whose cache does not end where the last one left it."""
+def follow(clock: Clock, layer: int, call: Attention, key_start: int, steps: Sequence[Step]) -> None:
+    """Note the layer's keys and who saw them, and refuse a step whose cache is not what the last one left.
+
+    All keys are compared: two beams may well end in the same token.
+    """
     memory = clock.memory.setdefault(("history", layer), {})
-    newest = clock.past + call.query.shape[2] - 1 - key_start
+    end = clock.past + call.query.shape[2]
     if clock.past:
-        if memory.get("read") != clock.past:
+        if memory.get("end") != clock.past or not {*steps} <= memory["steps"]:
             raise ValueError(
-                f"This cache holds {clock.past} tokens that were read outside the edit, which depends on every row of "
-                "a run (attention received so far); start the run inside the edit."
+                f"This cache holds {clock.past} tokens that were read outside the edit, which depends on everything "
+                "that a run read before; start the run inside the edit."
             )
-        last = newest - call.query.shape[2]
-        if last >= 0 and not torch.equal(call.key[:, :, last], memory["key"]):
+        # a sliding window has forgotten the oldest of them
+        kept = memory["keys"][:, :, key_start - memory["start"] :]
+        if not torch.equal(call.key[:, :, : clock.past - key_start], kept):
             raise ValueError(
-                "The prompts in this cache changed their order between two steps (beam search does so), and the edit "
-                "depends on every row of a prompt; generate without beams, or use a group that looks at no other rows."
+                "The prompts in this cache are not those of the last step in the same order (beam search changes it), "
+                "and the edit depends on everything that each prompt read before; generate without beams, or use a "
+                "group that needs no earlier tokens or rows, such as positions."
             )
-    memory["read"], memory["key"] = clock.past + call.query.shape[2], call.key[:, :, newest].detach().clone()
+    keys = call.key[:, :, : end - key_start].detach().clone()
+    memory.update(end=end, start=key_start, keys=keys, steps={*steps} if clock.past == 0 else memory["steps"])

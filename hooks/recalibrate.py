@@ -21,7 +21,8 @@ class Recalibrate:
         raw: multiplied and left so: a row then sums to less (or more) than before.
         transfer: `donors` keep `beta` of their attention, `receivers` take what they lose, in proportion to what they
             have; rows keep their sums. The Attention Calibration Technique (2406.15765) is donors=sinks, receivers=
-            "rest", beta=0.4; DuoAttention's gate (2410.10819) donors=middle, receivers="rest", beta=its alpha.
+            "rest", beta=0.4; DuoAttention's gate (2410.10819) donors="rest", receivers=[First(64), Recent(256)], beta=
+            its alpha.
 
     `groups` are named groups of keys (see `headlens.hooks.groups`), at most 3 and the rest, which keeps its weight
     unless it is named in `multipliers` as "rest". A row in which donors have something to give and receivers nothing
@@ -42,13 +43,18 @@ class Recalibrate:
         if self.policy not in POLICIES:
             hint = did_you_mean(self.policy, POLICIES)
             raise ValueError(f"Unknown policy {self.policy!r}{hint}; the policies are {', '.join(POLICIES)}.")
+        for given in (self.groups, self.multipliers):
+            if not isinstance(given, Mapping):
+                raise ValueError(
+                    f"Recalibrate was given {given!r}; expected groups={{name: keys}} and multipliers={{name: number}}"
+                    ", such as groups={'start': 'first'}, multipliers={'start': 0.5}."
+                )
         checked = _transfer_groups(self) if self.policy == "transfer" else _multiplied_groups(self)
         object.__setattr__(self, "groups", checked)
 
     def weights(self) -> list[float]:
         """The multiplier of each group, those in none (or the rest) first."""
-        own = {name: self.multipliers.get(name, 1.0) for name in self.groups}
-        return [self.multipliers.get("rest", 1.0), *own.values()]
+        return [float(self.multipliers.get(name, 1)) for name in ("rest", *self.groups)]
 
 
 def _multiplied_groups(edit: Recalibrate) -> dict[str, Group]:
@@ -67,14 +73,14 @@ def _multiplied_groups(edit: Recalibrate) -> dict[str, Group]:
         if name not in (*edit.groups, "rest"):
             hint = did_you_mean(name, (*edit.groups, "rest"))
             raise ValueError(f"Multiplier of unknown group {name!r}{hint}; the groups are {', '.join(edit.groups)}.")
-        if not 0 <= value < float("inf"):
+        if not 0 <= _number(value) < float("inf"):
             raise ValueError(f"The multiplier of group {name!r} is {value}; expected a finite number from 0.")
     if not edit.multipliers:
         raise ValueError("Recalibrate was given groups and no multipliers={name: number}; 1 leaves a group as it is.")
     return {name: as_group(group) for name, group in edit.groups.items()}
 
 
-def _transfer_groups(edit: Recalibrate) -> dict[str, Group]:
+def _transfer_groups(edit: Recalibrate) -> dict[str, Group | str]:
     if edit.groups or edit.multipliers:
         raise ValueError("policy='transfer' takes donors=, receivers= and beta=, not groups= and multipliers=.")
     if edit.donors is None or edit.receivers is None:
@@ -83,10 +89,21 @@ def _transfer_groups(edit: Recalibrate) -> dict[str, Group]:
             f"A transfer needs {missing}=: keys that give and keys that receive, such as donors=sinks, "
             "receivers='rest'."
         )
-    if edit.beta is None or not 0 <= edit.beta <= 1:
+    if not 0 <= _number(edit.beta) <= 1:
         raise ValueError(
             f"A transfer was given beta={edit.beta}; expected the share of their attention that donors "
             "keep, from 0 to 1 (2406.15765 has 0.4)."
         )
-    rest = isinstance(edit.receivers, str) and edit.receivers == "rest"
-    return {"donors": as_group(edit.donors), "receivers": "rest" if rest else as_group(edit.receivers)}
+    sides = {"donors": edit.donors, "receivers": edit.receivers}
+    rest = [name for name, given in sides.items() if isinstance(given, str) and given == "rest"]
+    if len(rest) == 2:
+        raise ValueError("Both donors= and receivers= are 'rest'; name the keys of one of them.")
+    return {name: "rest" if name in rest else as_group(given) for name, given in sides.items()}
+
+
+def _number(given: Any) -> float:
+    """NaN for what is none."""
+    try:
+        return float(given)
+    except (TypeError, ValueError):
+        return float("nan")

@@ -29,7 +29,10 @@ class HeadReport:
 
 @dataclass(eq=False)
 class Report:
-    """Filled while the model runs: `with model.edited(edit, report=report): ...`."""
+    """Filled while the model runs: `with model.edited(edit, report=report): ...`.
+
+    It is about the rows of these edits. What edits of a block around or inside do to the same rows is counted too.
+    """
 
     heads: dict[Head, HeadReport] = field(default_factory=dict)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ class Temperature:
     """Multiply a head's attention scores by `tau`: 1 leaves it, more sharpens, 0 makes rows uniform.
 
     `tau` is a number, one number for each absolute position [pos], or a function from absolute positions [row] to tau
-    [row], as in selective self-attention (2411.12892).
+    [row], as in selective self-attention (2411.12892). A learned sink (gpt-oss) keeps its logit.
     """
 
     heads: Heads
@@ -26,13 +27,19 @@ class Temperature:
     def __post_init__(self) -> None:
         check_positions(self.pos)
         if not callable(self.tau) or isinstance(self.tau, Tensor):
-            _check_taus(torch.as_tensor(self.tau, dtype=torch.float32))
+            _as_taus(self.tau)
 
     def of_rows(self, queries: Tensor) -> Tensor:
         """tau of the rows at these positions. ValueError where there is none, or a negative one."""
         if callable(self.tau) and not isinstance(self.tau, Tensor):
-            return _check_taus(self.tau(queries).expand(len(queries)).float())
-        taus = torch.as_tensor(self.tau, dtype=torch.float32, device=queries.device)
+            taus = _as_taus(self.tau(queries)).to(queries.device)
+            if taus.ndim and len(taus) != len(queries):
+                raise ValueError(
+                    f"Temperature's function gave {len(taus)} values of tau for {len(queries)} rows; it is given their "
+                    "positions [row], and should return one number, or one for each."
+                )
+            return taus.expand(len(queries))
+        taus = _as_taus(self.tau).to(queries.device)
         if taus.ndim == 0:
             return taus.expand(len(queries))
         if int(queries[-1]) >= len(taus):
@@ -52,7 +59,7 @@ class KnockOut:
     """
 
     heads: Heads
-    edges: Sequence[tuple[int, int]] = ()
+    edges: Sequence[tuple[int, int]] | Tensor = ()
     groups: Any = None
     policy: str = "renorm"
     pos: Positions = None
@@ -61,10 +68,9 @@ class KnockOut:
         check_positions(self.pos)
         if self.policy not in ("renorm", "raw"):
             raise ValueError(f"A knock-out has policy renorm or raw; {self.policy!r} was given.")
-        if bool(len(self.edges)) == (self.groups is not None):
+        object.__setattr__(self, "edges", _pairs(self.edges))
+        if bool(self.edges) == (self.groups is not None):
             raise ValueError("A knock-out takes either edges=[(query, key), ...] or groups=, one of the two.")
-        if any(len(edge) != 2 or min(edge) < 0 for edge in self.edges):
-            raise ValueError(f"Edges are pairs (query, key) of positions from 0; {list(self.edges)!r} was given.")
         if self.groups is not None:
             object.__setattr__(self, "groups", as_group(self.groups))
 
@@ -73,7 +79,8 @@ class KnockOut:
 class ForceRow:
     """Make the row at `pos` attend to `keys` and nothing else, to each equally (2310.08744 does so at END).
 
-    `pos` is one position or one per prompt; `keys` is a group, such as [41, 45] or a [prompt, n] tensor of positions.
+    `pos` is one position or one per prompt; `keys` is a group, such as [41, 45] or a [prompt, n] tensor of positions,
+    of which those that the row sees count. A learned sink (gpt-oss) keeps its share.
     """
 
     heads: Heads
@@ -87,9 +94,24 @@ class ForceRow:
         object.__setattr__(self, "keys", as_group(self.keys))
 
 
-def _check_taus(taus: Tensor) -> Tensor:
-    if not bool((taus >= 0).all()) or not bool(taus.isfinite().all()) or taus.ndim > 1:
+def _as_taus(given: Any) -> Tensor:
+    """One tau, or one for each position or row."""
+    try:
+        taus = torch.as_tensor(given, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        taus = torch.tensor(torch.nan)
+    if taus.ndim > 1 or not bool((taus >= 0).all()) or not bool(taus.isfinite().all()):
         raise ValueError(
-            f"Temperature has tau={taus.tolist()}; expected finite numbers from 0: one, or one a position."
+            f"Temperature has tau={given!r}; expected finite numbers from 0: one, or one for each position."
         )
     return taus
+
+
+def _pairs(edges: Any) -> tuple[tuple[int, int], ...]:
+    try:
+        pairs = tuple((index(query), index(key)) for query, key in edges)
+    except (TypeError, ValueError):
+        pairs = ((-1, -1),)
+    if any(min(pair) < 0 for pair in pairs):
+        raise ValueError(f"Edges are pairs of positions from 0, [(query, key), ...]; {edges!r} was given.")
+    return pairs

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from headlens.hooks.group_masks import partition
-from headlens.hooks.groups import Group, Massive, parts_of
+from headlens.hooks.groups import Group, Massive, TokenIds, parts_of
 from headlens.hooks.recalibrate import Recalibrate
 from headlens.hooks.row_blocks import Block
 from headlens.hooks.row_edits import ForceRow, KnockOut, Temperature
@@ -42,10 +42,15 @@ class Step:
         return getattr(self.edit, "policy", "") == "transfer"
 
     @property
+    def scales(self) -> bool:
+        """Whether it multiplies attention and leaves it so."""
+        return getattr(self.edit, "policy", "") == "raw"
+
+    @property
     def remembers(self) -> bool:
-        """Whether cached steps need what earlier ones left."""
+        """Whether cached steps need to know of earlier tokens or rows."""
         return any(
-            isinstance(part, Massive) or (isinstance(part, SinkRule) and part.mode == "causal_column")
+            isinstance(part, Massive | TokenIds) or (isinstance(part, SinkRule) and part.mode == "causal_column")
             for part in self.parts
         )
 

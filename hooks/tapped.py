@@ -80,6 +80,7 @@ def _listener(
     """The layer's listener; what an outer `with` block has placed there acts first."""
     before = outer if isinstance(outer, AttentionTaps) else AttentionTaps(layer, is_cross, clock, {})
     ordered = [act for act in acts if isinstance(act, Tap | Step)]
+    steps = [act for act in ordered if isinstance(act, Step)]
     everything = [*(tap for taps in before.sites.values() for tap in taps), *before.steps]
     # an outer block's edits were in order among themselves
     earlier = [act for act in everything if isinstance(act, Step) or act.site.name in ("attn_scores", "pattern")]
@@ -90,9 +91,9 @@ def _listener(
         is_cross,
         clock,
         {site: [*before.sites.get(site, []), *at.get(site, [])] for site in ATTENTION_SITES},
-        [*before.steps, *(act for act in acts if isinstance(act, Step))],
+        [*before.steps, *steps],
         [*before.watchers, *(act for act in acts if isinstance(act, Watch))],
-        [*before.reports, *([] if report is None else [report])],
+        [*before.reports, *([(report, steps)] if report is not None and steps else [])],
     )
 
 

@@ -61,8 +61,11 @@ def token_kinds(tokenizer: Any) -> dict[str, TokenIds]:
     if tokenizer not in _kinds:
         by_kind: dict[str, list[int]] = {kind: [] for kind in KINDS}
         special = {*tokenizer.all_special_ids}
-        for token, text in enumerate(tokenizer.batch_decode([[token] for token in range(len(tokenizer))])):
-            kind = "special" if token in special else kind_of(text)
+        ids = range(len(tokenizer))
+        pieces = tokenizer.convert_ids_to_tokens([*ids])
+        for token, piece, text in zip(ids, pieces, tokenizer.batch_decode([[token] for token in ids]), strict=True):
+            # sentencepiece decodes without the first space, of which nothing is left where it is all
+            kind = "special" if token in special else kind_of(" " if piece == "\N{LOWER ONE EIGHTH BLOCK}" else text)
             if kind is not None:
                 by_kind[kind].append(token)
         _kinds[tokenizer] = {kind: TokenIds(tuple(ids)) for kind, ids in by_kind.items()}

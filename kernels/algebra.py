@@ -18,7 +18,9 @@ def tempered(
     scores: Float[Tensor, "batch head row key"], tau: Float[Tensor, "#row"]
 ) -> Float[Tensor, "batch head row key"]:
     """tau * s: above 1 sharpens a row, 0 makes it uniform over its visible keys (those above -inf)."""
-    return torch.where(scores == -torch.inf, scores, tau[:, None] * scores)
+    hidden = scores == -torch.inf
+    # not torch.where, whose gradient in tau would be 0 times infinity
+    return (tau[:, None] * scores.masked_fill(hidden, 0)).masked_fill(hidden, -torch.inf)
 
 
 def weighted(
@@ -52,7 +54,7 @@ def transferred(
     taking = torch.where(receivers, pattern, 0).sum(-1, keepdim=True)
     idle = (given > 0) & (taking < LEAST)
     given = given.masked_fill(idle, 0)
-    kept = torch.where(donors & ~idle, beta, 1.0)
+    kept = torch.where(donors & ~idle, beta, pattern.new_ones(()))
     factor = torch.where(receivers, 1 + given / taking.clamp(min=LEAST), kept)
     return pattern * factor, idle[..., 0]
 

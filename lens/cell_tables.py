@@ -2,15 +2,15 @@
 
 from typing import TYPE_CHECKING, Any
 
-from headlens.tables import Table
+from headlens.run_table import Listed, RunTable, parts
 
 if TYPE_CHECKING:
     from headlens.analyses.sweep_plan import Plan
+    from headlens.analyses.task import Task
+    from headlens.hooks.model import Model
 
-Listed = str | list[str] | None
 
-
-class CellTable(Table):
+class CellTable(RunTable):
     """What every table of cells has. None leaves the axes to the site, the metric to the task, and all positions in."""
 
     site: str = "z"
@@ -19,14 +19,28 @@ class CellTable(Table):
     direction: str = "denoising"
     positions: int | str | list[int | str] | None = None
 
+    def check(self) -> None:
+        """ValueError for what is not available at any model's cells."""
+        self.plan()
+
+    def fitted(self, model: "Model", task: "Task") -> "Plan":
+        """The plan of this task. ValueError for a position or a head that is not there."""
+        from headlens.analyses.cell_grid import grid
+        from headlens.analyses.positions import checked
+
+        plan = self.plan(task.metric)
+        checked(plan.positions, task)
+        grid(model, task, plan)
+        return plan
+
     def plan(self, own_metric: str = "logit_diff") -> "Plan":
         """The checked plan, with the task's own metric where none is given. ValueError names what is not available."""
         from headlens.analyses.sweep_plan import plan
 
         return plan(
             self.site,
-            _parts(self.axes),
-            _parts(self.metric) or own_metric,
+            parts(self.axes),
+            parts(self.metric) or own_metric,
             self.direction,
             positions=_positions(self.positions),
             **self._more(),
@@ -35,10 +49,10 @@ class CellTable(Table):
     def _more(self) -> dict[str, Any]:
         return {}
 
-    def resolved(self, plan: "Plan") -> dict[str, Any]:
+    def resolved(self, fitted: "Plan") -> dict[str, Any]:
         """The settings that make this very plan again, whatever the defaults."""
         # a seed that draws nothing is no part of the plan
-        found = {**self.model_dump(exclude={"seed"}), **plan.described()}
+        found = {**self.model_dump(exclude={"seed"}), **fitted.described()}
         return {key: found[key] for key in type(self).model_fields if found.get(key) is not None}
 
 
@@ -66,14 +80,6 @@ class AttributeTable(CellTable):
         found = super().plan(own_metric)
         check(found, self.steps)
         return found
-
-
-TABLES: dict[str, type[CellTable]] = {"sweep": SweepTable, "attribute": AttributeTable}
-
-
-def _parts(given: Listed) -> list[str] | None:
-    """Text such as "layer,head" as a list."""
-    return [part.strip() for part in given.split(",")] if isinstance(given, str) else given
 
 
 def _positions(given: int | str | list[int | str] | None) -> list[int | str] | None:

@@ -13,14 +13,15 @@ from headlens import (
     __version__,
     cli_attribution,
     cli_bench,
+    cli_calibrate,
     cli_diff,
     cli_models,
+    cli_reading,
     cli_results,
     cli_runs,
     cli_tasks,
 )
-
-INTERRUPTED = cli_runs.INTERRUPTED
+from headlens.carry_out import INTERRUPTED
 
 
 class OneSentence(TyperGroup):
@@ -83,6 +84,9 @@ app.command()(cli_runs.demo)
 app.command()(cli_runs.sweep)
 app.command()(cli_attribution.attribute)
 app.command()(cli_attribution.verify)
+app.command()(cli_reading.stats)
+app.command()(cli_reading.sinks)
+app.command()(cli_calibrate.calibrate)
 app.command()(cli_results.show)
 app.command()(cli_diff.diff)
 app.command()(cli_results.export)

@@ -73,9 +73,7 @@ def attribute(
         model=model,
         device=device,
         dtype=dtype,
-        task=task,
-        n=n,
-        seed=seed,
+        reads={"task": task, "n": n, "seed": seed},
         site=site,
         axes=axes,
         metric=metric,
@@ -84,7 +82,7 @@ def attribute(
         steps=steps,
     )
     folder, ready = folder_of(out, work), prepare(work)
-    plan, settings = ready.plan, work.cells.model_dump(include={"steps"})
+    plan, settings = ready.plan, work.table.model_dump(include={"steps"})
     announce(ready.files, folder, fresh)
     identity = {"analysis": "attribute", **origin(ready.model, ready.task), **plan.described(), **settings}
     started = time.perf_counter()

@@ -1,6 +1,6 @@
 """Options that several commands share, and the work that they name."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,6 +54,34 @@ Direction = Annotated[
         show_default="denoising",
     ),
 ]
+ToRead = Annotated[
+    str | None,
+    typer.Option("--task", help="A name of `headlens tasks` or a .jsonl file, whose (clean) prompts are read instead."),
+]
+Text = Annotated[
+    str | None, typer.Option("--text", help="Running text: english, or a .txt file.", show_default="english")
+]
+Length = Annotated[int | None, typer.Option("--length", help="Tokens of a window of text.", show_default="256")]
+Windows = Annotated[
+    int | None, typer.Option("--n", help="How many windows of text, or prompts of a task.", show_default="16")
+]
+OfWindows = Annotated[int | None, typer.Option("--seed", help="Which of these.", show_default="0")]
+Mode = Annotated[
+    str | None,
+    typer.Option("--mode", help="causal_column, prefill_column or row.", show_default="causal_column"),
+]
+Alpha = Annotated[
+    float | None,
+    typer.Option("--alpha", help="A sink receives more than so many times the average.", show_default="5"),
+]
+Threshold = Annotated[
+    float | None, typer.Option("--threshold", help="An absolute bound on attention in place of --alpha, such as 0.1.")
+]
+MinRows = Annotated[int | None, typer.Option("--min-rows", help="A sink is seen by so many rows.", show_default="16")]
+MinShare = Annotated[
+    float | None, typer.Option("--min-share", help="A sink is seen by this share of rows.", show_default="0.2")
+]
+First = Annotated[bool | None, typer.Option("--first", help="The first token may be a sink too.", show_default="no")]
 Positions = Annotated[
     str | None,
     typer.Option("--positions", help="The task's names, numbers, spans: S2,END or S1..S2.", show_default="all"),
@@ -71,36 +99,48 @@ def work_of(
     model: str | None,
     device: str | None,
     dtype: str | None,
-    task: str | None,
-    n: int | None,
-    seed: int | None,
-    **cells: Any,
+    reads: Mapping[str, Any],
+    **settings: Any,
 ) -> "Work":
     """The work that a file describes, or else these options; None is what was not typed.
 
-    ValueError for a file and options together, and for whatever does not fit.
+    `reads` has the options task, n and seed, and text and length where a text may be read. ValueError for a file and
+    options together, and for whatever does not fit.
     """
-    from headlens.cell_tables import TABLES
+    from headlens.kinds import KINDS
     from headlens.sweepfile import read_work
-    from headlens.task_choice import choose_task
     from headlens.work import Work
 
-    chosen = {key: value for key, value in cells.items() if value is not None}
+    said, chosen = ({key: value for key, value in some.items() if value is not None} for some in (reads, settings))
     if file is not None:
-        others = {"model": model, "device": device, "dtype": dtype, "task": task, "n": n, "seed": seed, **chosen}
-        typed = [f"--{key}" for key, value in others.items() if value is not None]
+        others = {"model": model, "device": device, "dtype": dtype, **said, **chosen}
+        typed = [f"--{key.replace('_', '-')}" for key, value in others.items() if value is not None]
         if typed:
             raise ValueError(f"{', '.join(typed)} was given beside {file}; beside a file go --out and --fresh only.")
         return read_work(file, kind)
-    name = TASK if task is None else task
-    of_file = name.endswith(".jsonl")
-    if of_file and n is not None:
-        raise ValueError(f"--n was given beside {name}; all pairs of a file are taken.")
-    drawn = {key: value for key, value in (("n", n), ("seed", seed)) if value is not None}
-    choice = choose_task({"file": name} if of_file else {"name": name, **drawn}, "--task", Path())
-    if seed is not None and "seed" in TABLES[kind].model_fields:
-        chosen["seed"] = seed
-    return Work(model or MODEL, choice, TABLES[kind](**chosen), kind, device, dtype)
+    task, text = _tables(said, KINDS[kind].default_task)
+    if "seed" in said and "seed" in KINDS[kind].table.model_fields:
+        chosen["seed"] = said["seed"]
+    read = KINDS[kind].choose(task, text, lambda table: f"--{table}", Path())
+    return Work(model or MODEL, read, KINDS[kind].table(**chosen), kind, device, dtype)
+
+
+def _tables(said: Mapping[str, Any], default_task: str | None) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The tables [task] and [text] that these options stand for, one of them None."""
+    task, text = said.get("task"), said.get("text")
+    if task is None and text is None:
+        task = default_task
+    drawn = {key: said[key] for key in ("n", "seed", "length") if key in said}
+    if task is None:
+        return None, drawn if text is None else {"file" if text.endswith(".txt") else "name": text, **drawn}
+    for option in ("text", "length"):
+        if option in said:
+            raise ValueError(f"--{option} was given beside --task {task}; a run reads a task or a text.")
+    if not task.endswith(".jsonl"):
+        return {"name": task, **drawn}, None
+    if "n" in said:
+        raise ValueError(f"--n was given beside {task}; all prompts of a file are taken.")
+    return {"file": task}, None
 
 
 def listed(texts: Sequence[str] | None) -> str | None:

@@ -1,14 +1,13 @@
 """`headlens sweep` and `headlens demo`: patch every head, and write what came out."""
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headlens.carry_out import carry_out
 from headlens.cli_options import (
     MODEL,
-    TASK,
     Axes,
     Device,
     Direction,
@@ -31,7 +30,6 @@ from headlens.cli_options import (
 if TYPE_CHECKING:
     from headlens.work import Work
 
-INTERRUPTED = 130
 SHOWN = 12
 
 
@@ -102,9 +100,7 @@ def sweep(
         model=model,
         device=device,
         dtype=dtype,
-        task=task,
-        n=n,
-        seed=seed,
+        reads={"task": task, "n": n, "seed": seed},
         site=site,
         axes=axes,
         metric=listed(metric),
@@ -129,7 +125,7 @@ def demo(
         "  corrupted:  the same with a third name in place of the second John: nothing says who comes next.\n"
         "Each head's output in the corrupted run is replaced by its clean one; how much of the answer comes back?"
     )
-    work = work_of("sweep", None, model=MODEL, device=None, dtype=None, task=TASK, n=n, seed=None)
+    work = work_of("sweep", None, model=MODEL, device=None, dtype=None, reads={"n": n})
     _sweep(work, out, fresh)
     typer.echo(f"Open {(out / 'report.html').resolve()} in a browser; `headlens show {out}` prints more heads.")
 
@@ -137,26 +133,13 @@ def demo(
 def _sweep(work: "Work", folder: Path, fresh: bool) -> None:
     from headlens.analyses.patching import run_plan
     from headlens.ranking import cells_of, counted, described
-    from headlens.runs import announce, finished_chunks, write_results
-    from headlens.work import prepare
+    from headlens.runs import write_results
 
-    ready = prepare(work)
-    announce(ready.files, folder, fresh)
-    finished = 0 if fresh else finished_chunks(folder)
-    started = time.perf_counter()
-    try:
-        headmap = run_plan(ready.model, ready.task, ready.plan, run=folder, resume=not fresh)
-    except KeyboardInterrupt:
-        typer.echo(f"Stopped. What is finished is kept in {folder}; run the same command again to go on.", err=True)
-        raise typer.Exit(INTERRUPTED) from None
-    seconds = time.perf_counter() - started
+    done = carry_out(work, folder, fresh, lambda it: run_plan(it.model, it.task, it.plan, run=folder, resume=not fresh))
+    ready, headmap = done.ready, done.result
     # before anything is printed: whoever reads our output may have gone
     written = write_results(headmap, ready.files, folder)
     pairs = f"{counted(len(ready.task), 'pair')} of {ready.task.name}"
-    resumed = f" ({finished} finished chunks were there already)" if finished else ""
-    typer.echo(
-        f"{ready.model.name}: {cells_of(headmap)} on {pairs} in {seconds:.1f} s{resumed}, "
-        f"by {headmap.provenance['method']}"
-    )
+    typer.echo(f"{ready.model.name}: {cells_of(headmap)} on {pairs} {done.took}, by {headmap.provenance['method']}")
     typer.echo(described(headmap, SHOWN))
     typer.echo(f"Wrote {', '.join(written)} in {folder}")

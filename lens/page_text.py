@@ -92,9 +92,13 @@ def _spanned(picture: Picture) -> str:
 
 def _numbers(by_metric: Mapping[str, Picture]) -> list[str]:
     first = next(iter(by_metric.values()))
-    units = {picture.headmap.units for picture in by_metric.values()}
-    in_units = f", in units of: {escape(units.pop().rstrip('.'))}" if len(units) == 1 else ""
-    says = [f"The number is the {escape(first.headmap.name)}{in_units}. {escape(first.headmap.sign.rstrip('.'))}."]
+    maps = [picture.headmap for picture in by_metric.values()]
+    if len({each.sign for each in maps}) > 1:
+        says = [f"{escape(each.name)} is{_units(each.units)}. {escape(each.sign.rstrip('.'))}." for each in maps]
+    else:
+        units = {each.units for each in maps}
+        in_units = f",{_units(units.pop())}" if len(units) == 1 else ""
+        says = [f"The number is the {escape(maps[0].name)}{in_units}. {escape(maps[0].sign.rstrip('.'))}."]
     if len(by_metric) > 1:
         says.append("Each metric has a map and a scale of its own.")
     if len(first.outer) > 1 or first.inner:
@@ -103,6 +107,10 @@ def _numbers(by_metric: Mapping[str, Picture]) -> list[str]:
             "middle of the scale."
         )
     return says
+
+
+def _units(units: str) -> str:
+    return f" in units of: {escape(units.rstrip('.'))}"
 
 
 def _entries(picture: Picture) -> list[str]:

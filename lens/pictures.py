@@ -18,6 +18,7 @@ import numpy as np
 
 from headlens.analyses.headmap import HeadMap
 from headlens.analyses.uncertainty import Interval
+from headlens.one_metric import by_metric
 
 _ORDER = ("layer", "head", "heads", "pos", "query", "key")
 _TITLES = {"pos": "position", "heads": "set"}
@@ -66,9 +67,9 @@ def pictures(headmap: HeadMap) -> dict[str, Picture]:
 
     ValueError for a map of other dims, or an empty one.
     """
-    if "metric" not in headmap.dims or 0 in headmap.values.shape:
+    if 0 in headmap.values.shape:
         return {"": _picture(headmap)}
-    return {str(name): _picture(headmap.sel(metric=name)) for name in headmap.coords["metric"]}
+    return {name: _picture(each) for name, each in by_metric(headmap).items()}
 
 
 def interval_of(headmap: HeadMap) -> Interval | None:

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from headlens.one_metric import by_metric
+
 if TYPE_CHECKING:
     import pandas
 
@@ -21,12 +23,13 @@ _NOUNS = {
 
 def described(headmap: "HeadMap", k: int) -> str:
     """The k strongest cells by each metric, with units above and the meaning of the sign below."""
-    several = "metric" in headmap.dims
-    maps = [headmap.sel(metric=name) for name in headmap.coords["metric"]] if several else [headmap]
-    rankings = "\n".join(_titled(each, k) for each in maps)
+    maps = by_metric(headmap)
+    alike = len({each.sign for each in maps.values()}) == 1
+    rankings = "\n".join(_titled(each, k) + ("" if alike else f"\n{each.sign}") for each in maps.values())
+    sign = f"\n{headmap.sign}" if alike else ""
     # only tokens that are not the same in every prompt need a word
     note = "\nA token with … is the most common one at its position." if "…”" in rankings else ""
-    return f"{rankings}\n{headmap.sign}{note}"
+    return f"{rankings}{sign}{note}"
 
 
 def ranking(headmap: "HeadMap", k: int) -> str:

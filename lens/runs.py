@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 DERIVED = (("results.parquet", "parquet"), ("headmap.json", "json"), ("report.html", "html"))
 # What `headlens verify` adds.
 VERIFIED = (("verified.safetensors", "safetensors"), ("verified.json", "json"))
+# What `headlens sinks` and `headlens calibrate` add.
+SINKS_FILE = "sinks.csv"
+CALIBRATION_FILE, ESTIMATE_FILE = "calibration.json", "estimate.safetensors"
 
 
 def announce(files: Mapping[str, bytes], folder: Path, fresh: bool) -> None:
@@ -28,7 +31,8 @@ def announce(files: Mapping[str, bytes], folder: Path, fresh: bool) -> None:
         # the lock that a checkpoint takes
         with FileLock(folder / LOCK_FILE, timeout=0):
             if fresh:
-                for name in (RESULT_FILE, *(name for name, _ in (*DERIVED, *VERIFIED))):
+                derived = (name for name, _ in (*DERIVED, *VERIFIED))
+                for name in (RESULT_FILE, *derived, SINKS_FILE, CALIBRATION_FILE, ESTIMATE_FILE):
                     (folder / name).unlink(missing_ok=True)
             if fresh or not (folder / RUN_FILE).exists():
                 _keep(files, folder)

@@ -1,29 +1,32 @@
-"""A run in a TOML file: the model, the task, and what is swept or attributed.
+"""A run in a TOML file: the model, what is read, and what is done with it.
 
     model = "smollm2-135m"          # required; also device and dtype, as `headlens.load` takes them
     out = "runs/by-position"        # the run folder, unless --out says another
 
-    [task]                          # required: a name and its maker's arguments, or file = "pairs.jsonl"
+    [task]                          # a name and its maker's arguments, or file = "pairs.jsonl"
     name = "ioi"
     n = 32
     corruption = "swap"
 
-    [sweep]                         # arguments of `headlens.patch_sweep`; for `headlens attribute`: [attribute]
+    [sweep]                         # arguments of `headlens.patch_sweep`, or another kind of run: see `headlens.kinds`
     axes = ["layer", "head", "pos"]
     metric = ["logit_diff", "kl"]
     positions = ["S2", "END"]
 
-Paths are looked up from the file's own folder.
+Runs that only read prompts, [stats] and [sinks], may have a [text] in place of the task: name = "english" (the default)
+or file = "mine.txt", and n, length and seed. Paths are looked up from the file's own folder.
 """
 
 import tomllib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import create_model
+
 from headlens.catalogue import CATALOGUE
-from headlens.cell_tables import TABLES
+from headlens.kinds import KINDS
 from headlens.tables import Table, checked
-from headlens.task_choice import choose_task
 from headlens.work import Work
 
 
@@ -32,33 +35,42 @@ class _File(Table):
     device: str | None = None
     dtype: str | None = None
     out: str | None = None
-    task: dict[str, Any]
-    sweep: dict[str, Any] | None = None
-    attribute: dict[str, Any] | None = None
 
 
 def read_work(path: Path, *kinds: str) -> Work:
-    """The work that a file describes, of one of these kinds: "sweep", "attribute".
+    """The work that a file describes, of one of these kinds, such as "sweep"; without a table of any, the first.
 
     ValueError says in a sentence what in the file does not fit, and where.
     """
-    given, folder = checked(_File, _parsed(path), str(path)), path.parent
-    there = [kind for kind in TABLES if getattr(given, kind) is not None] or [*kinds[:1]]
+    parsed, folder = _parsed(path), path.parent
+    there = [kind for kind in KINDS if kind in parsed] or [*kinds[:1]]
     if len(there) > 1:
-        raise ValueError(f"{path} has both [sweep] and [attribute]; one run does one of them.")
+        raise ValueError(f"{path} has both [{there[0]}] and [{there[1]}]; one run does one of them.")
     (kind,) = there
     if kind not in kinds:
         raise ValueError(f"{path} has a table [{kind}]; run it with `headlens {kind}`.")
+    given: Any = checked(_file_of(kind), parsed, str(path))
+    task, text = given.task, getattr(given, "text", None)
+    if task is not None and text is not None:
+        raise ValueError(f"{path} has both [task] and [text]; one run reads one of them.")
     beside = given.model not in CATALOGUE and (folder / given.model).is_dir()
     return Work(
         model=str(folder / given.model) if beside else given.model,
-        task=choose_task(given.task, f"[task] of {path}", folder),
-        cells=checked(TABLES[kind], getattr(given, kind) or {}, f"[{kind}] of {path}"),
+        source=KINDS[kind].choose(task, text, lambda table: f"[{table}] of {path}", folder),
+        table=checked(KINDS[kind].table, getattr(given, kind) or {}, f"[{kind}] of {path}"),
         kind=kind,
         device=given.device,
         dtype=given.dtype,
         out=None if given.out is None else folder / Path(given.out).expanduser(),
     )
+
+
+@cache
+def _file_of(kind: str) -> type[_File]:
+    """The file of a run of this kind, whose task is required unless it may read a text."""
+    table: Any = (dict[str, Any] | None, None)
+    fields = {"task": table, "text": table} if KINDS[kind].reads else {"task": (dict[str, Any], ...)}
+    return create_model("File", __base__=_File, **fields, **{kind: table})
 
 
 def _parsed(path: Path) -> dict[str, Any]:

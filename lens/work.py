@@ -2,16 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from headlens.catalogue import CATALOGUE
-from headlens.cell_tables import CellTable
-from headlens.task_choice import TaskChoice
+from headlens.run_table import RunTable
+from headlens.source import Source
 from headlens.toml_text import toml
 
 if TYPE_CHECKING:
-    from headlens.analyses.sweep_plan import Plan
-    from headlens.analyses.tasks import Task
     from headlens.hooks.model import Model
 
 CONFIG_FILE = "config.toml"
@@ -19,11 +17,11 @@ CONFIG_FILE = "config.toml"
 
 @dataclass(frozen=True)
 class Work:
-    """What a run is of, by name: a model, a task, and cells to sweep or attribute (`kind`)."""
+    """What a run is of, by name: a model, what it reads, and what is done with it (`kind`, such as "sweep")."""
 
     model: str
-    task: TaskChoice
-    cells: CellTable
+    source: Source
+    table: RunTable
     kind: str = "sweep"
     device: str | None = None
     dtype: str | None = None
@@ -35,38 +33,36 @@ class Ready:
     """The same, made: nothing is missing but the run itself."""
 
     model: "Model"
-    task: "Task"
-    plan: "Plan"
+    # a Task, a ChoiceTask, or Prompts where they are only read
+    task: Any
+    # what the work's table makes of itself
+    plan: Any
     # by name, what the run folder keeps so that the run can be repeated
     files: dict[str, bytes]
 
 
 def prepare(work: Work) -> Ready:
     """Load the model and make the task. ValueError for whatever does not fit, as early as it can be known."""
-    from headlens.analyses.cell_grid import grid
-    from headlens.analyses.positions import checked
     from headlens.models import load
 
-    work.cells.plan()
+    work.table.check()
     model = load(work.model, device=work.device, dtype=work.dtype)
-    task = work.task.make(model)
-    plan = work.cells.plan(task.metric)
-    checked(plan.positions, task)
-    grid(model, task, plan)
+    task = work.source.make(model)
+    plan = work.table.fitted(model, task)
     return Ready(model, task, plan, _files(work, model, task, plan))
 
 
-def _files(work: Work, model: "Model", task: "Task", plan: "Plan") -> dict[str, bytes]:
+def _files(work: Work, model: "Model", task: Any, plan: Any) -> dict[str, bytes]:
     settings = {
         "model": _findable(work.model),
         "device": model.device.type,
         "dtype": str(model.dtype).removeprefix("torch."),
-        "task": work.task.resolved(task),
-        work.kind: work.cells.resolved(plan),
+        work.source.table: work.source.resolved(task),
+        work.kind: work.table.resolved(plan),
     }
     files = {CONFIG_FILE: toml(settings).encode()}
-    if work.task.path is not None:
-        files[work.task.path.name] = work.task.path.read_bytes()
+    if work.source.path is not None:
+        files[work.source.path.name] = work.source.path.read_bytes()
     return files
 
 

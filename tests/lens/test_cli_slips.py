@@ -7,7 +7,7 @@ import pytest
 SLIPS = [
     ("--task io", "Unknown task 'io' (did you mean 'ioi'?)"),
     ("--task gone.jsonl", "There is no task file 'gone.jsonl'"),
-    ("--task PAIRS --n 3", "all pairs of a file are taken"),
+    ("--task PAIRS --n 3", "all prompts of a file are taken"),
     ("--task PAIRS", "mine.jsonl, line 1: not JSON"),
     ("--site zz", "Unknown site 'zz' (did you mean 'z'?)"),
     ("--axes head,layer", "Axes 'head,layer' are not available at 'z'; its axes are layer,head"),

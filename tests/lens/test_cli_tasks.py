@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 import task_tokenizers
 from headlens import cli_tasks
+from headlens.analyses import choice_tasks, tasks
 
 loading = importlib.import_module("headlens.models")
 
@@ -22,11 +23,13 @@ def run(monkeypatch):
     return lambda *words: CliRunner().invoke(app, words, catch_exceptions=False).stdout
 
 
-def test_tasks_are_listed_a_line_each_without_a_model(run, monkeypatch):
+def test_tasks_are_listed_by_their_kind_without_a_model(run, monkeypatch):
     monkeypatch.setattr(loading, "load", None)
     lines = run().splitlines()
-    assert [line.split()[0] for line in lines] == ["ioi", "greater_than", "induction", "capitals", "pronouns"]
-    assert "arXiv 2305.00586" in lines[1] and all(len(line) < 120 for line in lines)
+    pairs, choices = lines.index("pairs of a clean and a corrupted prompt:"), lines.index("prompts with choices:")
+    assert [line.split()[0] for line in lines[pairs + 1 : choices]] == [*tasks.REGISTRY]
+    assert [line.split()[0] for line in lines[choices + 1 :]] == [*choice_tasks.REGISTRY]
+    assert "arXiv 2305.00586" in lines[2] and all(len(line) < 120 for line in lines)
 
 
 def test_a_pair_is_shown_with_its_tokens(run):
@@ -41,6 +44,22 @@ def test_a_pair_is_shown_with_its_tokens(run):
         "  foil       ' she'",
         f"  NAME       1 ' {name}' -> ' {other}'",
         '  END        9 "\'t"',
+    ]
+
+
+def test_a_prompt_is_shown_with_its_choices_and_the_right_one_marked(run, monkeypatch):
+    tokenizer = task_tokenizers.one_digit()
+    rows = [{"prompt": "a man\nb:", "choices": [" he", " she"], "answer": 1, "template": "t"}]
+    made = choice_tasks.ChoiceTask.from_prompts(tokenizer, rows, name="sentiment")
+    monkeypatch.setitem(choice_tasks.REGISTRY, "sentiment", lambda model, n, seed: made)
+    assert run("sentiment", "--model", "one_digit").splitlines() == [
+        f"sentiment: 1 prompts of {int(made.lengths[0])} tokens or fewer, accuracy by chance 50.0%",
+        "",
+        "t",
+        "  prompt     a man",
+        "             b:",
+        "  choices    'he'",
+        "             'she'  (right)",
     ]
 
 

@@ -1,0 +1,131 @@
+"""Heads calibrated on an accuracy task, one by one or together: what they would do by their gradient, what they do.
+
+Prompts of equal length run together without padding. The gradient ranks all heads in the time of a few forwards;
+running the model with one head calibrated at a time, by replay, tells.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from headlens.analyses.checkpoints import Checkpoint, NotKept
+from headlens.analyses.choice_scores import choice_log_prob, choice_logits, choice_runs, correct
+from headlens.analyses.choice_task import ChoiceTask
+from headlens.hooks.each_head import EachHead
+from headlens.hooks.model import Model
+from headlens.hooks.reading import Read
+from headlens.hooks.recalibrate import Recalibrate
+from headlens.hooks.sites import MAIN, Head
+from headlens.hooks.trial import EXACT
+
+# Rows (prompts x positions) of one backward pass, whose activations are all kept.
+_ROWS = 384
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Prompts of equal length, and each head alone on them. It holds much of their runs, so one is made at a time."""
+
+    task: ChoiceTask
+    each: EachHead
+
+
+@dataclass(frozen=True, eq=False)
+class HeadSearch:
+    """The heads `pool` of a model under an edit, on the prompts of a task. `name` tells its chunks from others'."""
+
+    model: Model
+    task: ChoiceTask
+    name: str
+    pool: Sequence[Head]
+    edit_of: Callable[[Sequence[Head]], Recalibrate]
+    chunks: Checkpoint | NotKept
+
+    def right(self, label: str, heads: Sequence[Head] = ()) -> Bool[np.ndarray, " prompt"]:
+        """Whether each prompt is answered rightly with all these heads, known as `label`, under the edit together."""
+        edits = [self.edit_of(heads)] if heads else []
+        compute = lambda: correct(choice_runs(self.model, self.task, edits), self.task).numpy()  # noqa: E731
+        return self._kept(f"{self.name}-together-{label}", compute)
+
+    def alone(self, heads: Sequence[Head]) -> Bool[np.ndarray, "head prompt"]:
+        """Whether each prompt is answered rightly with each head alone under the edit."""
+        out = np.zeros((len(heads), len(self.task)), bool)
+        compute = self._alone if self.why_not_replayed is None else self._alone_in_whole_runs
+        for number, prompts in enumerate(self.groups):
+            out[:, prompts] = self._kept(f"{self.name}-alone-{number:04d}", partial(compute, prompts, heads))
+        return out
+
+    def first_order(self) -> Float[np.ndarray, "prompt layer head"]:
+        """How far each head alone would move the right choice's log-probability among the choices (nats); NaN outside
+        the pool."""
+        out = np.full((len(self.task), self.model.n_layers, self.model.n_heads), np.nan, np.float32)
+        for number, prompts in enumerate(self.groups):
+            out[prompts] = self._kept(f"{self.name}-first-order-{number:04d}", partial(self._first_order, prompts))
+        return out
+
+    @cached_property
+    def groups(self) -> list[list[int]]:
+        """All prompts, those of equal length together, as many at a time as fit one backward pass."""
+        alike: dict[int, list[int]] = defaultdict(list)
+        for prompt, length in enumerate(self.task.lengths.tolist()):
+            alike[length].append(prompt)
+        found = []
+        for length, prompts in sorted(alike.items()):
+            size = max(1, _ROWS // length)
+            found += [prompts[at : at + size] for at in range(0, len(prompts), size)]
+        return found
+
+    @cached_property
+    def why_not_replayed(self) -> str | None:
+        """None if replay answers as whole edited runs do, else the reason; tried on the first prompt."""
+        model, group, heads = self.model, self._group(self.groups[0][:1]), [self.pool[0], self.pool[-1]]
+        if not model.towers[MAIN].is_causal:
+            return f"{type(model.hf).__name__} is not causal"
+        try:
+            got = self._choices(group, heads)
+            want = torch.stack([choice_runs(model, group.task, [self.edit_of([head])]) for head in heads])
+        except (TypeError, RuntimeError, AttributeError, KeyError, IndexError) as problem:
+            # whatever an unusual architecture trips over on the fast path, the plain one is right
+            return f"{type(model.hf).__name__} cannot be replayed ({type(problem).__name__}: {problem})"
+        there = want.isfinite()
+        error, bound = float((got - want)[there].abs().max()), EXACT if model.dtype == torch.float32 else 0.1
+        exact = error <= bound * max(1.0, float(want[there].abs().max()))
+        return None if exact else f"replaying {type(model.hf).__name__} is off by {error:.2g}"
+
+    def _group(self, prompts: list[int]) -> Group:
+        own = self.task.subset(prompts)
+        tokens, choices = own.tokens.to(self.model.device), own.choices.clamp(min=0).to(self.model.device)
+        return Group(own, EachHead(self.model, tokens, self.edit_of(self.pool), Read(choices)))
+
+    def _first_order(self, prompts: list[int]) -> np.ndarray:
+        group = self._group(prompts)
+        found = group.each.to_first_order(lambda logits: choice_log_prob(choice_logits(logits, group.task), group.task))
+        out = np.full((len(prompts), self.model.n_layers, self.model.n_heads), np.nan, np.float32)
+        for layer, effects in found.items():
+            out[:, layer] = effects.float().cpu().numpy()
+        outside = np.ones(out.shape[1:], bool)
+        outside[tuple(np.array(self.pool).T)] = False
+        out[:, outside] = np.nan
+        return out
+
+    def _alone(self, prompts: list[int], heads: Sequence[Head]) -> np.ndarray:
+        group = self._group(prompts)
+        return correct(self._choices(group, heads), group.task).numpy()
+
+    def _alone_in_whole_runs(self, prompts: list[int], heads: Sequence[Head]) -> np.ndarray:
+        own = self.task.subset(prompts)
+        runs = [choice_runs(self.model, own, [self.edit_of([head])]) for head in heads]
+        return correct(torch.stack(runs), own).numpy()
+
+    def _choices(self, group: Group, heads: Sequence[Head]) -> Float[Tensor, "head prompt choice"]:
+        logits = group.each.alone(heads).float().cpu()
+        return logits.masked_fill(group.task.choices < 0, -torch.inf)
+
+    def _kept(self, key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        return self.chunks.kept(key, lambda: {"found": compute()})["found"]

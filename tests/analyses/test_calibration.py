@@ -1,0 +1,138 @@
+"""The search for heads whose sinks do harm: found where planted, refused where useful, and what it is worth told."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from headlens.analyses.calibration import calibrate
+from headlens.analyses.calibration_result import calibrating
+from headlens.analyses.choice_scores import choice_runs, correct
+from headlens.analyses.head_search import HeadSearch
+from headlens.analyses.splits import halves
+from headlens.hooks.sink_rule import SinkRule
+from headlens.hooks.sites import Head
+from planted_sinks import HARMFUL, USEFUL, planted_model, planted_task
+
+
+@pytest.fixture(scope="module")
+def model():
+    return planted_model()
+
+
+@pytest.fixture(scope="module")
+def task():
+    return planted_task()
+
+
+@pytest.fixture(scope="module")
+def found(model, task):
+    return calibrate(model, task, progress=False)
+
+
+def accuracy(model, task, heads, beta=0.4, rule=None):
+    return float(correct(choice_runs(model, task, [calibrating(heads, rule or SinkRule(), beta)]), task).float().mean())
+
+
+def test_the_harmful_sink_is_selected_and_its_useful_twin_is_not(found):
+    assert found.selected == (Head(*HARMFUL),)
+    assert found.measured.values[HARMFUL] > 20 and found.measured.values[USEFUL] < 0
+    assert found.estimate.values[HARMFUL] > 0 > found.estimate.values[USEFUL]
+
+
+def test_weaker_sinks_help_the_one_and_harm_the_other(model, task):
+    betas = (1.0, 0.8, 0.6, 0.4, 0.2, 0.0)
+    harmful, useful = ([accuracy(model, task, head, beta) for beta in betas] for head in (HARMFUL, USEFUL))
+    assert harmful == sorted(harmful) and harmful[-1] > harmful[0] + 0.2
+    assert useful == sorted(useful, reverse=True) and useful[-1] < useful[0] - 0.1
+
+
+def test_what_is_measured_is_what_whole_runs_say(model, task, found):
+    a, b = halves(len(task), task.templates, task.answers.tolist(), 0)
+    for half, head, gain in ((a, HARMFUL, found.measured.values[HARMFUL]), (b, HARMFUL, found.held_out.points)):
+        own = task.subset(half.tolist())
+        before = float(correct(choice_runs(model, own), own).float().mean())
+        assert gain == pytest.approx(100 * (accuracy(model, own, head) - before), abs=1e-4)
+    # the first order, against the log-probability after a hundredth of the step
+    assert found.held_out.interval[0] > 0 and found.null.gain == found.held_out.points
+    assert found.null.sets == 3 and found.null.high < 5
+
+
+def test_the_edit_of_the_result_is_the_calibration(model, task, found):
+    edited = correct(choice_runs(model, task, [found.edit()]), task)
+    assert float(edited.float().mean()) == pytest.approx(accuracy(model, task, HARMFUL))
+
+
+def test_no_head_is_selected_where_nothing_helps(model, task):
+    # answers drawn without regard to the prompts
+    order = np.random.default_rng(3).permutation(len(task)).tolist()
+    hopeless = replace(task, answers=task.answers[order])
+    none = calibrate(model, hopeless, level=0.001, progress=False)
+    assert none.selected == () and none.held_out is None and none.null is None
+    assert "no head is selected" in none.described()
+    with pytest.raises(ValueError, match="nothing to calibrate"):
+        none.edit()
+
+
+def test_any_gain_is_enough_at_level_one(model, task):
+    found = calibrate(model, task, level=1.0, progress=False)
+    gains = found.measured.values
+    assert {*found.selected} == {Head(*map(int, at)) for at in np.argwhere(gains > 0)}
+
+
+def test_a_stopped_search_goes_on_and_ends_alike(model, task, found, tmp_path, monkeypatch):
+    def stopping(self, prompts, heads):
+        if len([*(tmp_path / "run" / "chunks").glob("a-alone-*")]) == 4:
+            raise KeyboardInterrupt
+        return computed(self, prompts, heads)
+
+    computed = HeadSearch._alone
+    with monkeypatch.context() as patched:
+        patched.setattr(HeadSearch, "_alone", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            calibrate(model, task, run=tmp_path / "run", progress=False)
+    calls = []
+    monkeypatch.setattr(HeadSearch, "_alone", lambda *args: calls.append(args) or computed(*args))
+    again = calibrate(model, task, run=tmp_path / "run", progress=False)
+    assert again.plain() == found.plain()
+    assert len([*(tmp_path / "run" / "chunks").glob("a-alone-*")]) == len(calls) + 4
+    with pytest.raises(ValueError, match="beta: 0.4 there, 0.5 now"):
+        calibrate(model, task, beta=0.5, run=tmp_path / "run", progress=False)
+
+
+def test_the_table_and_the_plain_values(found):
+    frame = found.to_frame()
+    assert frame["label"][0] == "L0H0" and frame["selected"].tolist() == [True, False, False, False]
+    assert (frame["q"] >= frame["p"]).all()
+    plain = found.plain()
+    assert plain["selected"] == ["L0H0"] and plain["rule"]["mode"] == "causal_column"
+    assert plain["held_out"]["points"] == found.held_out.points
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sinks": [3]}, "expected a SinkRule"),
+        ({"beta": 1.5}, "beta=1.5; expected the share"),
+        ({"layers": [4]}, "the model has layers 0 to 0"),
+        ({"layers": []}, "name at least one layer"),
+        ({"candidates": 0}, "candidates=0 was given"),
+        ({"level": 0.0}, "level=0.0 was given"),
+        ({"sets": 0}, "sets=0 was given"),
+    ],
+)
+def test_settings_that_do_not_fit(model, task, settings, message):
+    with pytest.raises(ValueError, match=message):
+        calibrate(model, task, progress=False, **settings)
+
+
+def test_too_few_prompts(model, task):
+    with pytest.raises(ValueError, match="takes 4 or more"):
+        calibrate(model, task.subset([0, 1, 2]), progress=False)
+
+
+def test_where_replay_is_off_whole_runs_say_the_same(model, task, found, monkeypatch):
+    monkeypatch.setattr(HeadSearch, "why_not_replayed", "this test says so")
+    plain = calibrate(model, task, progress=False)
+    np.testing.assert_array_equal(plain.measured.values, found.measured.values)
+    assert plain.measured.provenance["method"] == "plain forwards, since this test says so"
