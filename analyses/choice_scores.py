@@ -4,19 +4,18 @@ A choice is right where its logit is above those of all other choices of its pro
 holds does not count.
 """
 
-import inspect
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from headlens.analyses.choice_task import ChoiceTask
+from headlens.analyses.equal_lengths import of_equal_length, tokens_together
 from headlens.analyses.tokens import vocabulary_of
 from headlens.hooks.apply import Edit
+from headlens.hooks.inputs import known_words
 from headlens.hooks.model import Model
 
 
@@ -75,23 +74,11 @@ def choice_runs(
     task of another vocabulary; RuntimeError for an edit that never took effect.
     """
     task.check_vocabulary(vocabulary_of(model))
-    last_alone: dict[str, Any] = {}
-    if "logits_to_keep" in inspect.signature(model.hf.forward).parameters:
-        last_alone = {"logits_to_keep": 1}
+    last_alone = known_words(model.hf, logits_to_keep=1)
     found = torch.full(task.choices.shape, -torch.inf)
     with torch.no_grad(), model.edited(*edits) if edits else nullcontext():
-        for prompts, length in _of_equal_length(task.lengths, batch_tokens):
+        for prompts, length in of_equal_length(task.lengths, tokens_together(batch_tokens)):
             logits = model(task.tokens[prompts, :length], **last_alone)[:, -1]
             part = choice_logits(logits, task.subset(prompts)).float().cpu()
             found[prompts, : part.shape[1]] = part
     return found
-
-
-def _of_equal_length(lengths: Int[Tensor, " prompt"], batch_tokens: int) -> Iterator[tuple[list[int], int]]:
-    alike: dict[int, list[int]] = defaultdict(list)
-    for prompt, length in enumerate(lengths.tolist()):
-        alike[length].append(prompt)
-    for length, prompts in sorted(alike.items()):
-        size = max(1, batch_tokens // length)
-        for first in range(0, len(prompts), size):
-            yield prompts[first : first + size], length

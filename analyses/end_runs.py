@@ -4,18 +4,17 @@ A causal model never sees behind END, so prompts are cut there and those of equa
 or masks. Everything but the values (which every key holds) is reduced to END the moment it is recorded.
 """
 
-import inspect
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from headlens.analyses.equal_lengths import of_equal_length
 from headlens.analyses.task import Task
 from headlens.analyses.tokens import vocabulary_of
+from headlens.hooks.inputs import known_words
 from headlens.hooks.model import Model
 from headlens.hooks.nearest import did_you_mean
 from headlens.hooks.record import at_positions, parse_bytes
@@ -59,27 +58,23 @@ def end_runs(
 def _runs(
     model: Model, task: Task, tokens: Int[Tensor, "prompt pos"], sites: Sequence[Site], bound: int | None
 ) -> Iterator[EndRun]:
-    ending: dict[int, list[int]] = defaultdict(list)
-    for prompt, end in enumerate(task.positions["END"].tolist()):
-        ending[end].append(prompt)
-    last_alone: dict[str, Any] = {}
-    if "logits_to_keep" in inspect.signature(model.hf.forward).parameters:
-        last_alone = {"logits_to_keep": 1}
-    for end, alike in sorted(ending.items()):
-        reduce = {site.name: at_positions(end) for site in sites if {"pos", "query"} & {*site.axes}}
-        size = len(alike) if bound is None else max(1, bound // _bytes_per_prompt(model, end + 1, sites))
-        for first in range(0, len(alike), size):
-            prompts = alike[first : first + size]
-            with torch.no_grad():
-                _, kept = model.record(
-                    tokens[prompts, : end + 1],
-                    names_filter=[str(site) for site in sites],
-                    reduce=reduce,
-                    budget=None,
-                    **last_alone,
-                )
-            answers, foils = (token[prompts].to(model.device) for token in (task.answers, task.foils))
-            yield EndRun(tuple(prompts), answers, foils, kept)
+    last_alone = known_words(model.hf, logits_to_keep=1)
+
+    def at_once(length: int) -> int:
+        return len(tokens) if bound is None else bound // _bytes_per_prompt(model, length, sites)
+
+    for prompts, length in of_equal_length(task.positions["END"] + 1, at_once):
+        reduce = {site.name: at_positions(length - 1) for site in sites if {"pos", "query"} & {*site.axes}}
+        with torch.no_grad():
+            _, kept = model.record(
+                tokens[prompts, :length],
+                names_filter=[str(site) for site in sites],
+                reduce=reduce,
+                budget=None,
+                **last_alone,
+            )
+        answers, foils = (token[prompts].to(model.device) for token in (task.answers, task.foils))
+        yield EndRun(tuple(prompts), answers, foils, kept)
 
 
 def _bytes_per_prompt(model: Model, length: int, sites: Sequence[Site]) -> int:

@@ -4,7 +4,6 @@ Prompts of equal length run together without padding. The gradient ranks all hea
 running the model with one head calibrated at a time, by replay, tells.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -17,6 +16,7 @@ from torch import Tensor
 from headlens.analyses.checkpoints import Checkpoint, NotKept
 from headlens.analyses.choice_scores import choice_log_prob, choice_logits, choice_runs, correct
 from headlens.analyses.choice_task import ChoiceTask
+from headlens.analyses.equal_lengths import of_equal_length, tokens_together
 from headlens.hooks.each_head import EachHead
 from headlens.hooks.model import Model
 from headlens.hooks.reading import Read
@@ -72,14 +72,7 @@ class HeadSearch:
     @cached_property
     def groups(self) -> list[list[int]]:
         """All prompts, those of equal length together, as many at a time as fit one backward pass."""
-        alike: dict[int, list[int]] = defaultdict(list)
-        for prompt, length in enumerate(self.task.lengths.tolist()):
-            alike[length].append(prompt)
-        found = []
-        for length, prompts in sorted(alike.items()):
-            size = max(1, _ROWS // length)
-            found += [prompts[at : at + size] for at in range(0, len(prompts), size)]
-        return found
+        return [prompts for prompts, _ in of_equal_length(self.task.lengths, tokens_together(_ROWS))]
 
     @cached_property
     def why_not_replayed(self) -> str | None:

@@ -1,6 +1,5 @@
 """Prompts that are read and not answered: windows of text, or a task's prompts, each at its own length."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from headlens.analyses.choice_task import ChoiceTask
+from headlens.analyses.equal_lengths import of_equal_length, tokens_together
 from headlens.analyses.provenance import origin, text_origin
 from headlens.analyses.task import Task
 from headlens.hooks.model import Model
@@ -39,13 +39,7 @@ class Prompts:
 
     def batches(self) -> Iterator[tuple[list[int], int]]:
         """Which prompts run together, without padding since they are equally long, and how long they are."""
-        alike: dict[int, list[int]] = defaultdict(list)
-        for prompt, length in enumerate(self.lengths.tolist()):
-            alike[length].append(prompt)
-        for length, prompts in sorted(alike.items()):
-            size = max(1, _TOGETHER // length)
-            for first in range(0, len(prompts), size):
-                yield prompts[first : first + size], length
+        return of_equal_length(self.lengths, tokens_together(_TOGETHER))
 
 
 def prompts_of_task(model: Model, task: Task | ChoiceTask) -> Prompts:

@@ -66,7 +66,7 @@ def words_that_fit(
         raise ValueError(
             f"Only {len(fitting)} of the {len(words)} {what} are single tokens of this tokenizer "
             f"({len(tokenizer)} tokens), and {needed} or more are needed; "
-            "build a task from your own prompts with Task.from_pairs."
+            "build a task from your own prompts with Task.from_pairs or ChoiceTask.from_prompts."
         )
     return tuple(fitting.values())
 

@@ -1,6 +1,5 @@
 """Runs of whole prompts that are only looked at, by watchers of attention rows and by taps, not for their logits."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +9,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from headlens.hooks.attention_taps import Watch
-from headlens.hooks.inputs import Tokens, prepare
+from headlens.hooks.inputs import Tokens, known_words, prepare
 from headlens.hooks.model import Model
 from headlens.hooks.tapped import tapped
 from headlens.hooks.taps import Tap
-
-# What the forward is spared, where it knows the words: the logits of all positions, and a cache.
-_SPARED = {"logits_to_keep": 1, "use_cache": False}
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,10 +26,10 @@ class WatchedRun:
 
     def __call__(self, acts: Sequence[Tap | Watch]) -> None:
         """Run the model under these, without gradients."""
-        known = inspect.signature(self.model.hf.forward).parameters
-        spared = {word: value for word, value in _SPARED.items() if word in known and word not in self.inputs}
+        # spared are the logits of all positions, and a cache
+        spared = known_words(self.model.hf, logits_to_keep=1, use_cache=False)
         with torch.no_grad(), tapped(self.model.hf, self.model.towers, acts):
-            self.model(self.inputs, **spared)
+            self.model({**spared, **self.inputs})
 
 
 def watched_run(model: Model, tokens: Tokens) -> WatchedRun:

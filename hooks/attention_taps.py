@@ -14,14 +14,14 @@ from headlens.hooks.row_blocks import Block, row_blocks, whole_block
 from headlens.hooks.sites import Site
 from headlens.hooks.steps import Outcome, Step, recalibrated
 from headlens.hooks.taps import Tap
-from headlens.kernels.reference import attention_pattern, weighted_values
+from headlens.kernels.reference import weighted_values
 
 
 @dataclass(frozen=True, eq=False)
 class Watch:
     """A function that looks at one layer's attention, `function(block, pattern)`, block by block of its rows in order.
 
-    `pattern` is [batch, head, row, key], for all heads, after recalibrations.
+    `pattern` is [batch, head, row, key], for all heads, as the model goes on with it: after all edits.
     """
 
     site: Site
@@ -63,12 +63,10 @@ class AttentionTaps:
         before = call.scores()
         scores = self._run("attn_scores", before, key_start)
         _refuse_empty_rows(before, scores)
-        if self.steps or self.watchers:
-            block = whole_block(call, scores, self.layer, self.clock, key_start)
-            pattern = self._look(block, self._recalibrated(block)).to(scores.dtype)
-        else:
-            pattern = attention_pattern(scores, call.sinks)
-        pattern = self._run("pattern", pattern, key_start)
+        block = whole_block(call, scores, self.layer, self.clock, key_start)
+        pattern = self._recalibrated(block).pattern if self.steps else block.pattern
+        pattern = self._run("pattern", pattern.to(scores.dtype), key_start)
+        self._look(block, pattern)
         return self._run("z", weighted_values(pattern, call.value), key_start), pattern
 
     def _in_blocks(self, call: Attention, key_start: int) -> Tensor:
@@ -78,7 +76,7 @@ class AttentionTaps:
         heads = range(call.query.shape[1]) if self.watchers else edited
         for block in row_blocks(call, self.layer, heads, self.clock, key_start):
             outcome = self._recalibrated(block)
-            self._look(block, outcome)
+            self._look(block, outcome.pattern)
             changed = outcome.changed(block).transpose(1, 2)[..., None]
             if changed.any():
                 # not in place: autograd may hold the model's own
@@ -94,11 +92,10 @@ class AttentionTaps:
             report.add(block, outcome, own)
         return outcome
 
-    def _look(self, block: Block, outcome: Outcome) -> Tensor:
+    def _look(self, block: Block, pattern: Tensor) -> None:
         for watch in self.watchers:
             watch.fired.append(True)
-            watch.function(block, outcome.pattern)
-        return outcome.pattern
+            watch.function(block, pattern.to(block.scores.dtype))
 
     def _run(self, site: str, tensor: Tensor, key_start: int) -> Tensor:
         for tap in self.sites[site]:

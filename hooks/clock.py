@@ -41,8 +41,9 @@ class Clock:
             return None
         if self.past == 0:
             return new
-        known = self.tokens is not None and self.tokens.shape[1] == self.past
-        return torch.cat([self.tokens, new], 1) if known else None
+        if self.tokens is None or self.tokens.shape[1] != self.past:
+            return None
+        return torch.cat([self.tokens, new], 1)
 
     def _real(self, mask: Any) -> Bool[Tensor, "batch pos"] | None:
         # one mask per kind of layer, which agree about padding

@@ -74,7 +74,7 @@ def partition(
     for at, group in enumerate(groups.values()):
         found.append(
             torch.zeros_like(block.keys, dtype=torch.bool)[None, None, None]
-            if group == "rest"
+            if isinstance(group, str)  # "rest"
             else keys_of(group, block, memory.setdefault(at, {}))
         )
     several = torch.broadcast_tensors(*found)

@@ -143,7 +143,7 @@ class Chosen:
     `.clock`, whose `memory` a function may use to bring something from one layer to the next.
     """
 
-    function: Callable[[Block], Tensor]
+    function: Callable[[Block], Any]
 
 
 Group = Positions | First | Recent | TokenIds | Words | Kind | Image | Massive | Either | Chosen | SinkRule

@@ -32,6 +32,12 @@ def prepare(hf: PreTrainedModel, tokenizer: Any, tokens: Tokens, given: Mapping[
     return inputs
 
 
+def known_words(hf: PreTrainedModel, **wanted: Any) -> dict[str, Any]:
+    """Those of the keyword arguments that the model's forward has a parameter for."""
+    parameters = inspect.signature(hf.forward).parameters
+    return {word: value for word, value in wanted.items() if word in parameters}
+
+
 def _as_inputs(hf: PreTrainedModel, tokenizer: Any, tokens: Tokens) -> dict[str, Any]:
     if isinstance(tokens, Tensor):
         if hf.main_input_name == "pixel_values":
