@@ -12,7 +12,6 @@ import torch
 
 from headlens.bench import Row
 from headlens.bench_job import Job
-from headlens.device import parse_device
 
 
 def described(rows: Sequence[Row]) -> str:
@@ -56,7 +55,7 @@ def as_csv(rows: Sequence[Row], job: Job, prompts: str) -> str:
         "tokens": job.length,
         "first_difference": min(job.first_differences),
         "dtype": job.dtype,
-        "device": _device(parse_device(job.device)),
+        "device": device_name(parse_device(job.device)),
         "threads": job.threads,
         **{name: version(name) for name in ("torch", "transformers")},
     }
@@ -69,7 +68,8 @@ def as_csv(rows: Sequence[Row], job: Job, prompts: str) -> str:
     return buffer.getvalue()
 
 
-def _device(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the processor's."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

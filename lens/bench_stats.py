@@ -5,13 +5,16 @@ of its own grows by at most, with no model in it.
 """
 
 import contextlib
+import csv
+import io
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
@@ -21,6 +24,7 @@ from torch import Tensor
 from headlens.analyses.attention_statistics import DEFAULT
 from headlens.analyses.row_readings import STATISTICS
 from headlens.analyses.row_tally import Tally
+from headlens.bench_report import device_name
 from headlens.hooks.clock import Clock
 from headlens.hooks.intercept import Attention
 from headlens.hooks.row_blocks import row_blocks
@@ -67,6 +71,18 @@ def described(rows: Sequence[StatsRow]) -> str:
         f"{row.peak_gib_whole / row.peak_gib_in_blocks:.0f} x the memory); within {row.max_difference:.1e}"
         for row in rows
     )
+
+
+def as_csv(rows: Sequence[StatsRow]) -> str:
+    """The rows as CSV, each with what it was measured on."""
+    about = {"device": device_name(_CPU), "torch": version("torch")}
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, [*(field.name for field in fields(StatsRow)), *about], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        short = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in asdict(row).items()}
+        writer.writerow({**short, **about})
+    return buffer.getvalue()
 
 
 def in_blocks(call: Attention) -> Tensor:

@@ -1,4 +1,4 @@
-"""`headlens bench`: the patching sweep beside those of other libraries, on this machine."""
+"""`headlens bench` and `headlens bench-stats`: this machine's figures, beside other libraries and plain patterns."""
 
 from pathlib import Path
 from typing import Annotated
@@ -57,4 +57,26 @@ def bench(
     typer.echo(described(rows))
     if out is not None:
         write_text(out, as_csv(rows, job, prompts))
+        typer.echo(f"Wrote {out}")
+
+
+def bench_stats(
+    lengths: Annotated[str, typer.Option("--lengths", help="Tokens, several with commas.")] = "1024,4096",
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: torch's.")] = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="How often each way runs, in turn.")] = 3,
+    out: Annotated[Path | None, typer.Option("--out", help="A CSV file for the figures.")] = None,
+) -> None:
+    """Time the statistics of one layer's attention rows in blocks beside whole patterns."""
+    if not all(part.strip().isdecimal() and int(part) > 1 for part in lengths.split(",")):
+        raise ValueError(f"--lengths {lengths} was given; expected numbers of tokens from 2, such as 1024,4096.")
+
+    import torch
+
+    from headlens.analyses.atomic import write_text
+    from headlens.bench_stats import as_csv, described, stats_bench
+
+    rows = stats_bench([int(part) for part in lengths.split(",")], threads or torch.get_num_threads(), rounds)
+    typer.echo(described(rows))
+    if out is not None:
+        write_text(out, as_csv(rows))
         typer.echo(f"Wrote {out}")

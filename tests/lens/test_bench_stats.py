@@ -1,9 +1,13 @@
 """The bench of row statistics holds both ways against each other before it times them."""
 
+import csv
+
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from headlens import bench_stats
+from headlens.cli import app
 
 
 @pytest.mark.slow
@@ -24,3 +28,17 @@ def test_ways_that_disagree_are_not_timed(monkeypatch):
     monkeypatch.setattr(bench_stats, "whole", lambda call: torch.zeros(3, 9))
     with pytest.raises(AssertionError, match="differ by"):
         bench_stats.stats_bench((20,), threads=1, rounds=1)
+
+
+def test_the_command_prints_the_rows_and_writes_them(tmp_path, monkeypatch):
+    row = bench_stats.StatsRow(64, 1, 0.5, 1.5, 3.0, 0.25, 2.0, 1e-7)
+    monkeypatch.setattr(bench_stats, "stats_bench", lambda lengths, threads, rounds: [row] * len(lengths))
+    done = CliRunner().invoke(app, ["bench-stats", "--lengths", "64,128", "--out", str(tmp_path / "stats.csv")])
+    assert done.exit_code == 0 and done.output.count("3.0 x the time, 8 x the memory") == 2
+    written = [*csv.DictReader((tmp_path / "stats.csv").open())]
+    assert [float(line["times"]) for line in written] == [3.0, 3.0] and written[0]["device"]
+
+
+def test_lengths_are_numbers():
+    done = CliRunner().invoke(app, ["bench-stats", "--lengths", "64,many"])
+    assert done.exit_code == 1 and "expected numbers of tokens" in done.output
