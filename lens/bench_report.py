@@ -12,6 +12,7 @@ import torch
 
 from headlens.bench import Row
 from headlens.bench_job import Job
+from headlens.device import parse_device
 
 
 def described(rows: Sequence[Row]) -> str:
