@@ -2,14 +2,16 @@
 BIN := .venv/bin
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+WORKERS ?= 2
 
 .PHONY: demo test lint types
 
 demo: .venv/installed
 	$(BIN)/headlens demo
 
+# Tests of a file stay together, since they share what they load. One thread each: more only get in each other's way.
 test: .venv/installed
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -34,7 +34,9 @@ def test_the_notebook_lines_run(tmp_path):
     code = "\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
     # fewer prompts, and no browser
     code = code.replace("n=64", "n=2").replace(".show()", "")
+    code = code.replace("n=400", "n=12").replace("calibrate(model, task)", "calibrate(model, task, candidates=2)")
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "L23H3" in result.stdout and "torch.Size([2, " in result.stdout
+    assert "triples are sinks" in result.stdout and "calibrated alone on half A" in result.stdout
     assert (tmp_path / "ioi.safetensors").is_file() and (tmp_path / "runs" / "ioi" / "run.json").is_file()
