@@ -14,16 +14,18 @@ tried alone on held-out prompts and kept if accuracy rises. Otherwise than in th
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from headlens.analyses.calibration_result import Calibration, calibrating, rule_described
+from headlens.analyses.calibration_result import Calibration
+from headlens.analyses.calibration_settings import Settings, rule_of
 from headlens.analyses.checkpoints import RESULT_FILE, Checkpoint, NotKept
 from headlens.analyses.choice_task import ChoiceTask
+from headlens.analyses.fitness import refuse_unfit
 from headlens.analyses.head_search import HeadSearch
 from headlens.analyses.head_sets import random_head_sets
 from headlens.analyses.headmap import HeadMap
@@ -31,11 +33,9 @@ from headlens.analyses.null_sets import among_random_sets
 from headlens.analyses.paired_accuracy import accuracy_gain, gain_in_points, mcnemar_greater
 from headlens.analyses.provenance import origin
 from headlens.analyses.splits import halves
-from headlens.hooks.groups import as_group
 from headlens.hooks.host_memory import keep_freed_memory
 from headlens.hooks.model import Model
 from headlens.hooks.packing import packed_linears
-from headlens.hooks.sink_rule import SinkRule
 from headlens.hooks.sites import Head
 
 # The first layer that the paper calibrates: below, attention is nearly uniform.
@@ -63,7 +63,8 @@ def calibrate(
         sinks: a SinkRule, or what `find_sinks` returned, which stands for its rule. Without, SinkRule().
         beta: the share of their attention that sinks keep.
         layers: whose heads are tried. Without, all from the third on, or all of a model of three layers or fewer.
-        candidates: how many heads are tried on half A, those of largest first-order gain; None tries all.
+        candidates: how many heads are tried on half A, those of largest first-order gain; None tries all. Heads without
+            a sink on half A are not tried.
         level: the p at which a head is kept. 1 keeps every head with any gain, as the paper does.
         sets: how many random sets of heads the selected ones are held against.
         run: a folder that keeps finished parts and the map of measured gains; a run that was stopped goes on there.
@@ -72,106 +73,98 @@ def calibrate(
         A Calibration: `.selected`, `.held_out`, `.null`, `.edit()`, `.described()`.
 
     Raises:
-        ValueError: for settings that do not fit, a task of fewer than 4 prompts, or a folder that holds another run.
+        ValueError: for settings that do not fit, a model that is not a causal language model, a task of fewer than 4
+            prompts, a rule by which no head has a sink on half A, or a folder that holds another run.
     """
-    rule, pool = check(sinks, beta, candidates, level, sets), pool_of(model, layers)
-    edit_of = partial(calibrating, rule=rule, beta=beta)
-    first, second = halves(len(task), task.templates, task.answers.tolist(), seed)
-    settings = {"rule": rule_described(rule), "beta": beta, "layers": sorted({head.layer for head in pool})}
-    settings |= {"candidates": candidates, "level": level, "sets": sets, "seed": seed}
-    identity = {"analysis": "calibrate", **origin(model, task), **settings}
+    settings = Settings(rule_of(sinks), beta, candidates, level, sets, seed)
+    refuse_unfit(model, task)
+    pool = pool_of(model, layers)
+    first, second = split(task, seed)
+    identity = {"analysis": "calibrate", **origin(model, task), **settings.plain()}
+    identity |= {"layers": sorted({head.layer for head in pool})}
     folder = None if run is None else Path(run)
     store = nullcontext(NotKept()) if folder is None else Checkpoint.open(folder, identity, resume)
     with store as chunks, tqdm(unit=" runs", desc=f"calibrating {task.name}", disable=not progress) as bar:
         a, b = (
-            HeadSearch(model, task.subset(half.tolist()), name, pool, edit_of, chunks)
+            HeadSearch(model, task.subset(half.tolist()), name, pool, settings.edit_of, chunks)
             for name, half in (("a", first), ("b", second))
         )
-        found = _searched(a, b, rule, beta, candidates, level, sets, seed, identity, bar)
-    if folder is not None:
-        found.measured.save(folder / RESULT_FILE)
+        found = _searched(a, b, settings, {**identity, "half_a": first.tolist(), "n_prompts": len(a.task)}, bar)
+        if folder is not None:
+            found.measured.save(folder / RESULT_FILE)
     return found
 
 
-def _searched(
-    a: HeadSearch,
-    b: HeadSearch,
-    rule: SinkRule,
-    beta: float,
-    candidates: int | None,
-    level: float,
-    sets: int,
-    seed: int,
-    identity: dict[str, Any],
-    bar: tqdm,
-) -> Calibration:
+def _searched(a: HeadSearch, b: HeadSearch, settings: Settings, about: dict[str, Any], bar: tqdm) -> Calibration:
     """Select on `a`, measure on `b`."""
     keep_freed_memory()
+    slopes = a.first_order()
     estimate = HeadMap.from_samples(
-        a.first_order(),
+        slopes,
         dims=("layer", "head"),
         name="calibration to first order",
         units="log-probability of the right choice (nats)",
         sign="Positive means that right answers become likelier.",
         clusters=a.task.templates,
-        provenance={**identity, "method": "gradient", "half": "A"},
+        provenance={**about, "method": "gradient"},
     )
-    tried = sorted(a.pool, key=lambda head: -estimate.values[head])[:candidates]
-    bar.reset(total=len(tried) + 2)
+    # a head that has no sink says what it said
+    with_sinks = [head for head in a.pool if (slopes[:, head.layer, head.head] != 0).any()]
+    _refuse_without_sinks(a, with_sinks, settings)
+    tried = sorted(with_sinks, key=lambda head: -estimate.values[head])[: settings.candidates]
+    bar.reset(total=len(tried))
     with packed_linears(a.model):
-        before, base = a.right("none"), b.right("none")
-        bar.update(2)
-        after = a.alone(tried)
+        before, *after = a.alone(tried)
         bar.update(len(tried))
-        p = mcnemar_greater(before, after)
-        passed = (after.mean(1) > before.mean()) & (p <= level)
+        p = mcnemar_greater(before, np.array(after))
+        passed = (np.mean(after, 1) > before.mean()) & (p <= settings.level)
         selected = tuple(sorted(head for head, kept in zip(tried, passed, strict=True) if kept))
-        held_out, null = None, None
+        base, held_out, null = b.right("none"), None, None
         if selected:
-            held_out = accuracy_gain(base, b.right("selected", selected), b.task.templates, seed=seed)
-            others = random_head_sets(selected, a.pool, sets, seed)
+            others = random_head_sets(selected, a.pool, settings.sets, settings.seed)
+            held_out = accuracy_gain(base, b.right("selected", selected), b.task.templates, seed=settings.seed)
             gains = [gain_in_points(base, b.right(f"random-{at:03d}", heads)) for at, heads in enumerate(others)]
             null = among_random_sets(held_out.points, np.array(gains))
     method = "replay" if a.why_not_replayed is None else f"plain forwards, since {a.why_not_replayed}"
     measured = HeadMap.from_samples(
-        _on_grid(a, tried, 100 * (after.astype(np.float32) - before)),
+        _on_grid(a, tried, 100 * (np.array(after, np.float32) - before)),
         dims=("layer", "head"),
         name="calibration gain",
         units="accuracy, percentage points on half A of the prompts",
         sign="Positive means more right answers with the head's sinks calibrated.",
         clusters=a.task.templates,
-        provenance={**identity, "method": method, "half": "A"},
+        provenance={**about, "method": method},
     )
-    return Calibration(
+    found = Calibration(
         selected=selected,
-        rule=rule,
-        beta=beta,
-        level=level,
+        settings=settings,
         estimate=estimate,
         measured=measured,
         p=_on_grid(a, tried, p[:, None])[0],
+        with_sinks=len(with_sinks),
         accuracy=(float(before.mean()), float(base.mean())),
         chance=a.task.chance,
         held_out=held_out,
         null=null,
     )
+    # whoever meets the map alone, in a report or a file, learns what the choice is worth
+    outcome = {key: found.plain()[key] for key in ("selected", "held_out", "null", "in_words")}
+    return replace(found, measured=replace(measured, provenance={**measured.provenance, **outcome}))
 
 
-def check(
-    sinks: Any = None, beta: float = 0.4, candidates: int | None = 60, level: float = 0.05, sets: int = 20
-) -> SinkRule:
-    """The rule that sinks are found by; ValueError for settings that fit no model."""
-    rule = SinkRule() if sinks is None else as_group(sinks)
-    if not isinstance(rule, SinkRule):
-        raise ValueError(f"{sinks!r} was given for sinks; expected a SinkRule, or what find_sinks returned.")
-    for name, number in (("candidates", candidates), ("sets", sets)):
-        if number is not None and number < 1:
-            raise ValueError(f"{name}={number} was given; expected at least 1.")
-    if not 0 < level <= 1:
-        raise ValueError(f"level={level} was given; a head is kept at a p above 0 and up to 1, such as 0.05.")
-    # the edit refuses a beta that it cannot take
-    calibrating(Head(0, 0), rule, beta)
-    return rule
+def _refuse_without_sinks(a: HeadSearch, with_sinks: Sequence[Head], settings: Settings) -> None:
+    if not with_sinks:
+        shortest, longest = int(a.task.lengths.min()), int(a.task.lengths.max())
+        raise ValueError(
+            f"On half A, of prompts of {shortest} to {longest} tokens, no head has a sink that would lose attention by "
+            f"beta={settings.beta} and {settings.rule}; give longer prompts, a smaller alpha or min_rows, or layers."
+        )
+
+
+def split(task: ChoiceTask, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The task's prompts in halves A and B, as `halves` has it; prompts that ask the same stay in one half."""
+    answers = task.choices.gather(1, task.answers[:, None])[:, 0].tolist()
+    return halves(len(task), task.templates, answers, seed, getattr(task, "items", ()))
 
 
 def pool_of(model: Model, layers: Sequence[int] | None) -> list[Head]:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from headlens.analyses.calibration_settings import Settings
 from headlens.analyses.headmap import HeadMap
 from headlens.analyses.null_sets import AmongRandomSets
 from headlens.analyses.paired_accuracy import Gain
 from headlens.analyses.significance import benjamini_hochberg
 from headlens.hooks.recalibrate import Recalibrate
-from headlens.hooks.sink_rule import SinkRule
 from headlens.hooks.sites import Head
 
 if TYPE_CHECKING:
@@ -24,18 +24,18 @@ class Calibration:
 
     `estimate` is what each head would do to first order (nats of the right choice's log-probability, on half A),
     `measured` what the tried ones did alone (points of accuracy on half A, NaN where not tried), `p` [layer, head]
-    McNemar's one-sided p of that. `held_out` is the gain of all selected heads together on half B, and `null` its place
+    McNemar's one-sided p of that. `with_sinks` heads have a sink on half A; the tried ones are the best of these by the
+    estimate. `held_out` is the gain of all selected heads together on half B, and `null` its place
     among random sets of as many heads in each layer; both None where no head was selected. `accuracy` is that of the
     model as it is, on A and on B, and `chance` that of guessing.
     """
 
     selected: tuple[Head, ...]
-    rule: SinkRule
-    beta: float
-    level: float
+    settings: Settings
     estimate: HeadMap
     measured: HeadMap
     p: np.ndarray
+    with_sinks: int
     accuracy: tuple[float, float]
     chance: float
     held_out: Gain | None
@@ -45,27 +45,29 @@ class Calibration:
         """The selected heads' calibration, for `model.edited(...)`. ValueError where none was selected."""
         if not self.selected:
             raise ValueError("No head passed the test, so there is nothing to calibrate; see .described().")
-        return calibrating(self.selected, self.rule, self.beta)
+        return self.settings.edit_of(self.selected)
 
     def to_frame(self) -> "pandas.DataFrame":
         """The heads that were tried, the largest gain first: label, estimate (nats), gain (points), p, q, selected.
 
-        q is p after Benjamini and Hochberg's correction for how many were tried.
+        q is p after Benjamini and Hochberg's correction for all heads with sinks: those that were not tried, having
+        smaller estimates, count as tests that failed.
         """
         import pandas
 
         tried = np.argwhere(~np.isnan(self.measured.values))
-        q = benjamini_hochberg(self.p)
+        p = self.p[tuple(tried.T)]
+        q = benjamini_hochberg(np.concatenate([p, np.ones(self.with_sinks - len(tried))]))[: len(tried)]
         rows = [
             {
                 "label": str(Head(int(layer), int(head))),
                 "estimate": float(self.estimate.values[layer, head]),
                 "gain": float(self.measured.values[layer, head]),
-                "p": float(self.p[layer, head]),
-                "q": float(q[layer, head]),
+                "p": float(p[at]),
+                "q": float(q[at]),
                 "selected": Head(int(layer), int(head)) in self.selected,
             }
-            for layer, head in tried
+            for at, (layer, head) in enumerate(tried)
         ]
         columns = ["label", "estimate", "gain", "p", "q", "selected"]
         frame = pandas.DataFrame(rows, columns=columns)
@@ -75,11 +77,11 @@ class Calibration:
         """What was tried, what passed, and what it is worth, in a few sentences."""
         tried = int((~np.isnan(self.measured.values)).sum())
         on_a, on_b = self.accuracy
-        expected = self.level * tried
+        level, expected = self.settings.level, self.settings.level * self.with_sinks
         first = (
             f"The model is right on {on_a:.1%} of half A and {on_b:.1%} of half B (chance {self.chance:.1%}). "
-            f"Of {tried} heads calibrated alone on half A, {len(self.selected)} gain with p <= {self.level:g} "
-            f"(up to {expected:.1f} would by luck)"
+            f"{self.with_sinks} heads have sinks on half A; of the best {tried} by gradient, calibrated alone there, "
+            f"{len(self.selected)} gain with p <= {level:g} (up to {expected:.1f} would by luck)"
         )
         if self.held_out is None or self.null is None:
             return f"{first}; so no head is selected."
@@ -90,25 +92,14 @@ class Calibration:
         """Everything but the maps, as plain values that fit a JSON file."""
         return {
             "selected": [str(head) for head in self.selected],
-            "rule": rule_described(self.rule),
-            "beta": self.beta,
-            "level": self.level,
+            **self.settings.plain(),
             "accuracy": {"A": self.accuracy[0], "B": self.accuracy[1], "chance": self.chance},
             "held_out": None if self.held_out is None else _finite(vars(self.held_out)),
             "null": None if self.null is None else _finite(vars(self.null)),
+            "with_sinks": self.with_sinks,
             "heads": [_finite(row) for row in self.to_frame().to_dict("records")],
             "in_words": self.described(),
         }
-
-
-def calibrating(heads: Any, rule: SinkRule, beta: float) -> Recalibrate:
-    """The Attention Calibration Technique's edit (2406.15765): sinks keep beta, all other keys take the rest."""
-    return Recalibrate(heads, donors=rule, receivers="rest", beta=beta, policy="transfer")
-
-
-def rule_described(rule: SinkRule) -> dict[str, Any]:
-    """A sink rule as plain values, without those that a threshold makes idle."""
-    return {key: value for key, value in vars(rule).items() if value is not None}
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, Any]:

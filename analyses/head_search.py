@@ -53,9 +53,12 @@ class HeadSearch:
         compute = lambda: correct(choice_runs(self.model, self.task, edits), self.task).numpy()  # noqa: E731
         return self._kept(f"{self.name}-together-{label}", compute)
 
-    def alone(self, heads: Sequence[Head]) -> Bool[np.ndarray, "head prompt"]:
-        """Whether each prompt is answered rightly with each head alone under the edit."""
-        out = np.zeros((len(heads), len(self.task)), bool)
+    def alone(self, heads: Sequence[Head]) -> Bool[np.ndarray, "one_more prompt"]:
+        """Whether each prompt is answered rightly without the edit, and then with each head alone under it.
+
+        Both are computed alike, since in half precision another order of sums decides close calls.
+        """
+        out = np.zeros((1 + len(heads), len(self.task)), bool)
         compute = self._alone if self.why_not_replayed is None else self._alone_in_whole_runs
         for number, prompts in enumerate(self.groups):
             out[:, prompts] = self._kept(f"{self.name}-alone-{number:04d}", partial(compute, prompts, heads))
@@ -76,12 +79,12 @@ class HeadSearch:
 
     @cached_property
     def why_not_replayed(self) -> str | None:
-        """None if replay answers as whole edited runs do, else the reason; tried on the first prompt."""
-        model, group, heads = self.model, self._group(self.groups[0][:1]), [self.pool[0], self.pool[-1]]
+        """None if replay answers as whole edited runs do, else the reason; tried on a prompt of the longest."""
+        model, group, heads = self.model, self._group(self.groups[-1][:1]), [self.pool[0], self.pool[-1]]
         if not model.towers[MAIN].is_causal:
             return f"{type(model.hf).__name__} is not causal"
         try:
-            got = self._choices(group, heads)
+            got = self._choices(group, heads)[1:]
             want = torch.stack([choice_runs(model, group.task, [self.edit_of([head])]) for head in heads])
         except (TypeError, RuntimeError, AttributeError, KeyError, IndexError) as problem:
             # whatever an unusual architecture trips over on the fast path, the plain one is right
@@ -113,11 +116,13 @@ class HeadSearch:
 
     def _alone_in_whole_runs(self, prompts: list[int], heads: Sequence[Head]) -> np.ndarray:
         own = self.task.subset(prompts)
-        runs = [choice_runs(self.model, own, [self.edit_of([head])]) for head in heads]
+        edits = [[], *([self.edit_of([head])] for head in heads)]
+        runs = [choice_runs(self.model, own, edit) for edit in edits]
         return correct(torch.stack(runs), own).numpy()
 
-    def _choices(self, group: Group, heads: Sequence[Head]) -> Float[Tensor, "head prompt choice"]:
-        logits = group.each.alone(heads).float().cpu()
+    def _choices(self, group: Group, heads: Sequence[Head]) -> Float[Tensor, "one_more prompt choice"]:
+        """What is said of the choices without the edit, and then with each head alone under it."""
+        logits = torch.cat([group.each.base_logits[None], group.each.alone(heads)]).float().cpu()
         return logits.masked_fill(group.task.choices < 0, -torch.inf)
 
     def _kept(self, key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:

@@ -54,6 +54,11 @@ class SinkRule:
                 "1 row, and a share from 0 up to below 1."
             )
 
+    def plain(self) -> dict[str, Any]:
+        """The rule as plain values; alpha is left out where a threshold takes its place."""
+        idle = "threshold" if self.threshold is None else "alpha"
+        return {name: value for name, value in vars(self).items() if name != idle}
+
     def evidence(self, block: Block, memory: dict[str, Any]) -> "Evidence":
         """What the rule looks at in this block. Blocks of a run must come in order, each with the same `memory`."""
         match self.mode:

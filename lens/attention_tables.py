@@ -106,18 +106,19 @@ class CalibrateTable(RuleTable):
 
     def check(self) -> None:
         """ValueError for settings that fit no model."""
-        from headlens.analyses.calibration import check
+        from headlens.analyses.calibration_settings import Settings
 
         found = self.arguments()
-        check(*(found[key] for key in ("sinks", "beta", "candidates", "level", "sets")))
+        Settings(found["sinks"], *(found[key] for key in ("beta", "candidates", "level", "sets", "seed")))
 
     def fitted(self, model: "Model", task: "ChoiceTask") -> dict[str, Any]:
         """The arguments, layers among them. ValueError for a layer that is not there, or too few prompts."""
-        from headlens.analyses.calibration import pool_of
-        from headlens.analyses.splits import halves
+        from headlens.analyses.calibration import pool_of, split
+        from headlens.analyses.fitness import refuse_unfit
 
         found = self.arguments()
-        halves(len(task), task.templates, task.answers.tolist(), self.seed)
+        refuse_unfit(model, task)
+        split(task, self.seed)
         return {**found, "layers": sorted({head.layer for head in pool_of(model, found["layers"])})}
 
     def resolved(self, fitted: dict[str, Any]) -> dict[str, Any]:

@@ -4,15 +4,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from headlens.analyses.calibration import calibrate
-from headlens.analyses.calibration_result import calibrating
+from headlens.analyses.calibration import calibrate, split
+from headlens.analyses.calibration_settings import Settings
+from headlens.analyses.checkpoints import NotKept
 from headlens.analyses.choice_scores import choice_runs, correct
+from headlens.analyses.choice_task import ChoiceTask
 from headlens.analyses.head_search import HeadSearch
-from headlens.analyses.splits import halves
+from headlens.hooks.model import wrap
 from headlens.hooks.sink_rule import SinkRule
 from headlens.hooks.sites import Head
 from planted_sinks import HARMFUL, USEFUL, planted_model, planted_task
+from tiny_models import held, tiny
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +35,8 @@ def found(model, task):
 
 
 def accuracy(model, task, heads, beta=0.4, rule=None):
-    return float(correct(choice_runs(model, task, [calibrating(heads, rule or SinkRule(), beta)]), task).float().mean())
+    edit = Settings(rule or SinkRule(), beta, None, 0.05, 20, 0).edit_of([Head(*heads)])
+    return float(correct(choice_runs(model, task, [edit]), task).float().mean())
 
 
 def test_the_harmful_sink_is_selected_and_its_useful_twin_is_not(found):
@@ -48,7 +53,7 @@ def test_weaker_sinks_help_the_one_and_harm_the_other(model, task):
 
 
 def test_what_is_measured_is_what_whole_runs_say(model, task, found):
-    a, b = halves(len(task), task.templates, task.answers.tolist(), 0)
+    a, b = split(task, 0)
     for half, head, gain in ((a, HARMFUL, found.measured.values[HARMFUL]), (b, HARMFUL, found.held_out.points)):
         own = task.subset(half.tolist())
         before = float(correct(choice_runs(model, own), own).float().mean())
@@ -102,7 +107,7 @@ def test_a_stopped_search_goes_on_and_ends_alike(model, task, found, tmp_path, m
 
 def test_the_table_and_the_plain_values(found):
     frame = found.to_frame()
-    assert frame["label"][0] == "L0H0" and frame["selected"].tolist() == [True, False, False, False]
+    assert frame["label"][0] == "L0H0" and frame["selected"].tolist() == [True, False]
     assert (frame["q"] >= frame["p"]).all()
     plain = found.plain()
     assert plain["selected"] == ["L0H0"] and plain["rule"]["mode"] == "causal_column"
@@ -136,3 +141,46 @@ def test_where_replay_is_off_whole_runs_say_the_same(model, task, found, monkeyp
     plain = calibrate(model, task, progress=False)
     np.testing.assert_array_equal(plain.measured.values, found.measured.values)
     assert plain.measured.provenance["method"] == "plain forwards, since this test says so"
+
+
+def test_prompts_that_come_twice_stay_in_one_half(model, task):
+    twice = task.subset([*range(60), *range(60)])
+    for half in split(twice, 0):
+        assert {prompt % 60 for prompt in half} == {prompt % 60 for prompt in half if prompt < 60}
+
+
+def test_no_sink_at_all_is_an_error_and_no_finding(model, task):
+    with pytest.raises(ValueError, match="no head has a sink that would lose attention"):
+        calibrate(model, task, SinkRule(min_rows=1000), progress=False)
+    with pytest.raises(ValueError, match="not a causal language model"):
+        calibrate(held("bert"), task, progress=False)
+
+
+def test_heads_without_sinks_are_not_tried_and_not_counted(found):
+    assert found.with_sinks == 2 and "2 heads have sinks" in found.described()
+    assert found.to_frame()["label"].tolist() == ["L0H0", "L0H1"]
+
+
+def test_heads_that_were_not_tried_count_in_the_correction(model, task, found):
+    fewer = calibrate(model, task, candidates=1, progress=False)
+    (q,), (p,) = fewer.to_frame()["q"], fewer.to_frame()["p"]
+    assert q == pytest.approx(2 * p) and "up to 0.1 would by luck" in fewer.described()
+
+
+def test_the_map_alone_says_what_the_choice_is_worth(found):
+    about = found.measured.provenance
+    assert about["selected"] == ["L0H0"] and about["held_out"]["points"] == found.held_out.points
+    assert about["in_words"] == found.described() and len(about["half_a"]) == about["n_prompts"] == 120
+
+
+def test_in_half_precision_idle_heads_change_nothing():
+    # a rule under which next to nothing is a sink: what a head does not change must not be counted as broken
+    model, heads = wrap(tiny("llama").to(torch.bfloat16), name="half"), [Head(0, 0), Head(1, 1)]
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(4, 90, (40, 24), generator=draw)
+    choices = torch.stack([torch.randperm(80, generator=draw)[:20] + 4 for _ in range(40)])
+    close = ChoiceTask("close", ids, torch.full((40,), 24), choices, torch.zeros(40, dtype=torch.int64))
+    settings = Settings(SinkRule(alpha=1e6), 0.4, None, 1.0, 1, 0)
+    search = HeadSearch(model, close, "a", heads, settings.edit_of, NotKept())
+    without, *alone = search.alone(heads)
+    assert all((without == each).all() for each in alone)

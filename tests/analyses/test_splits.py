@@ -52,11 +52,26 @@ def test_the_seed_decides():
 @pytest.mark.parametrize(
     ("ask", "sentence"),
     [
-        (lambda: halves(3, ["a"] * 3, [0, 1, 0]), "3 items were given"),
-        (lambda: halves(5, ["a"] * 5, [0, 1, 0]), "3 answers and 5 templates were given for 5 items"),
-        (lambda: halves(5, ["a"] * 4, [0] * 5), "5 answers and 4 templates were given for 5 items"),
+        (lambda: halves(3, ["a"] * 3, [0, 1, 0]), "3 prompts were given"),
+        (lambda: halves(5, ["a"] * 5, [0, 1, 0]), "3 answers, 5 templates and 0 items were given for 5"),
+        (lambda: halves(5, ["a"] * 4, [0] * 5), "5 answers, 4 templates and 0 items were given for 5"),
+        (lambda: halves(5, [], [0] * 5, items=[1, 2]), "0 templates and 2 items were given for 5"),
+        (lambda: halves(5, [], [0] * 5, items=["same"] * 5), "All 5 prompts are one item"),
     ],
 )
 def test_what_cannot_be_split_is_refused(ask, sentence):
     with pytest.raises(ValueError, match=sentence):
         ask()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_prompts_of_one_item_stay_together(seed):
+    # twenty questions in three templates each, with two answers
+    items = [question for question in range(20) for _ in range(3)]
+    answers = ["yes" if question % 2 else "no" for question in items]
+    one, other = halves(60, ["t1", "t2", "t3"] * 20, answers, seed, items)
+    asked, asked_then = ({items[prompt] for prompt in half} for half in (one, other))
+    assert not asked & asked_then and len(one) + len(other) == 60
+    for answer in ("yes", "no"):
+        counts = [sum(answers[prompt] == answer for prompt in half) for half in (one, other)]
+        assert abs(counts[0] - counts[1]) <= 3

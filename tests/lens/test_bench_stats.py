@@ -35,7 +35,7 @@ def test_the_command_prints_the_rows_and_writes_them(tmp_path, monkeypatch):
     monkeypatch.setattr(bench_stats, "stats_bench", lambda lengths, threads, rounds: [row] * len(lengths))
     done = CliRunner().invoke(app, ["bench-stats", "--lengths", "64,128", "--out", str(tmp_path / "stats.csv")])
     assert done.exit_code == 0 and done.output.count("3.0 x the time, 8 x the memory") == 2
-    written = [*csv.DictReader((tmp_path / "stats.csv").open())]
+    written = [*csv.DictReader((tmp_path / "stats.csv").read_text().splitlines())]
     assert [float(line["times"]) for line in written] == [3.0, 3.0] and written[0]["device"]
 
 
