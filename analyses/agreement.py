@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from itertools import permutations, product
-from random import Random
 
 from transformers import PreTrainedTokenizerBase
 
-from headlens.analyses.choice_prompts import ChoicePrompt
 from headlens.analyses.choice_task import ChoiceTask
-from headlens.analyses.templates import chosen, deal, read, turns
+from headlens.analyses.templated_choices import Card, templated_choices
+from headlens.analyses.templates import read
 from headlens.hooks.model import Model
 
 VERBS = ("is", "are")
@@ -32,17 +31,14 @@ def agreement(
     follows the tokenizer. No prompt comes twice before all have come. Equal arguments give equal tasks.
     """
     found = read("agreement")
-    templates = chosen("agreement", "template", templates, found["templates"])
     subjects, people = ([*found[key].items()] for key in ("subjects", "people"))
-    cards = [(subject, *pair) for subject, pair in product(subjects, permutations(people, 2))]
-    rng = Random(seed)
-    decks = {(template, verb): deal(rng, cards) for template in templates for verb in VERBS}
-    prompts = []
-    for template, verb in turns(n, templates, VERBS):
-        subject, person, other = next(decks[template, verb])
-        # pairs are singular, plural, as the verbs are
-        right, wrong = (0, 1) if verb == "is" else (1, 0)
-        text = found["templates"][template].format(subject=subject[right], person=person[wrong], other=other[wrong])
-        prompts.append(ChoicePrompt(text, [f" {word}" for word in VERBS], f" {verb}", template, prepend_bos))
-    details = {"n": n, "seed": seed, "templates": [*templates]}
-    return ChoiceTask.from_prompts(model, prompts, name="agreement", details=details)
+    nouns = [(subject, *pair) for subject, pair in product(subjects, permutations(people, 2))]
+    cards = {verb: [_card(verb, *three) for three in nouns] for verb in VERBS}
+    return templated_choices(model, "agreement", cards, n, seed, templates, prepend_bos)
+
+
+def _card(verb: str, subject: Sequence[str], person: Sequence[str], other: Sequence[str]) -> Card:
+    """Each noun is given as its singular and plural, in the order of the verbs."""
+    right = VERBS.index(verb)
+    slots = {"subject": subject[right], "person": person[1 - right], "other": other[1 - right]}
+    return Card(slots, VERBS, verb, item=", ".join(slots.values()))

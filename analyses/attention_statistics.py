@@ -13,12 +13,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from headlens.analyses.headmap import HeadMap
-from headlens.analyses.prompt_parts import n_prompts, parts, read_by, refuse_unlike
 from headlens.analyses.provenance import text_origin
 from headlens.analyses.row_readings import OF_COPIES, Statistic
 from headlens.analyses.row_tally import Tally
 from headlens.analyses.stats_asked import Asked, asked
-from headlens.analyses.watched_run import WatchedRun, watched_run
+from headlens.analyses.watched_run import WatchedRun, n_prompts, parts, read_by, refuse_unlike, watched_run
 from headlens.hooks.attention_taps import Watch
 from headlens.hooks.clock import Clock, ticking
 from headlens.hooks.group_masks import note_massive
@@ -81,7 +80,8 @@ def head_stats(
 
     Raises:
         ValueError: for an unknown statistic or group, "divergence" without `other` or `other` without it, runs that
-            differ in shape, copies of tokens in a model without token ids, and where there are no tokens.
+            differ in shape, copies of tokens in a model without token ids, no tokens, and more of them than the model
+            has positions for.
     """
     run = watched_run(model, tokens)
     compared = None if other is None else watched_run(model, other)

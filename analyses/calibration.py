@@ -164,7 +164,7 @@ def _refuse_without_sinks(a: HeadSearch, with_sinks: Sequence[Head], settings: S
 def split(task: ChoiceTask, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The task's prompts in halves A and B, as `halves` has it; prompts that ask the same stay in one half."""
     answers = task.choices.gather(1, task.answers[:, None])[:, 0].tolist()
-    return halves(len(task), task.templates, answers, seed, getattr(task, "items", ()))
+    return halves(len(task), task.templates, answers, seed, task.items)
 
 
 def pool_of(model: Model, layers: Sequence[int] | None) -> list[Head]:

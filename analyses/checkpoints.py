@@ -1,8 +1,7 @@
 """Long work that survives: each finished chunk is one file, and a run folder holds one piece of work only.
 
 Layout: `run.json` says what the work is, `chunks/KEY.safetensors` are its finished parts, `headmap.safetensors` is what
-they came to. kill -9 at any moment loses
-at most the chunk in flight.
+they came to. kill -9 at any moment loses at most the chunk in flight.
 """
 
 import json

@@ -1,40 +1,22 @@
-"""What makes a choice task whole: arrays that agree, choices that differ, answers among them, ids that exist.
-
-Types are checked here and not by annotation: the input is a user's.
-"""
+"""What makes a choice task whole: choices that differ, answers among them, and what every task must have."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from headlens.analyses.array_checks import check_arrays, check_lengths, check_used
+
 AXES = {"tokens": "[prompt, pos]", "lengths": "[prompt]", "choices": "[prompt, choice]", "answers": "[prompt]"}
 
 
-def check_arrays(name: str, arrays: Mapping[str, Tensor]) -> None:
-    """ValueError unless `arrays`, which has all of AXES, are int64 tensors of these axes with one number of prompts."""
-    for key, array in arrays.items():
-        if not isinstance(array, Tensor) or array.dtype != torch.int64:
-            kind = array.dtype if isinstance(array, Tensor) else type(array).__name__
-            raise ValueError(f"{key} is {kind}; token ids, lengths and answers are torch.int64 tensors.")
-    prompts = arrays["lengths"].numel()
-    if prompts == 0:
-        raise ValueError(f"The choice task {name!r} has no prompts; give at least one.")
-    for key, array in arrays.items():
-        if array.ndim != AXES[key].count(",") + 1 or len(array) != prompts:
-            raise ValueError(
-                f"{key} has the shape {list(array.shape)}, but {AXES[key]} is expected, "
-                f"with the {prompts} prompts that lengths has."
-            )
-
-
-def check_prompts(arrays: Mapping[str, Tensor]) -> None:
-    """ValueError naming the first prompt whose length, choices or answer cannot be."""
-    width = arrays["tokens"].shape[1]
-    rows = zip(*(arrays[key].tolist() for key in ("lengths", "choices", "answers")), strict=True)
-    for prompt, (length, choices, answer) in enumerate(rows):
-        if not 1 <= length <= width:
-            raise ValueError(f"Prompt {prompt}: its length is {length}; the tokens given allow 1 to {width}.")
+def check_prompts(name: str, arrays: Mapping[str, Tensor]) -> None:
+    """ValueError unless `arrays` are those of AXES and agree, or naming the first prompt that cannot be."""
+    check_arrays(name, arrays, AXES)
+    check_lengths(arrays["tokens"].shape[1], arrays["lengths"])
+    for prompt, (choices, answer) in enumerate(
+        zip(arrays["choices"].tolist(), arrays["answers"].tolist(), strict=True)
+    ):
         check_choices(f"Prompt {prompt}", choices, answer)
 
 
@@ -51,14 +33,5 @@ def check_choices(where: str, choices: list[int], answer: int) -> None:
 
 def check_ids(arrays: Mapping[str, Tensor], size: int | None) -> None:
     """ValueError naming the first prompt with a token id outside 0 to size - 1. Padding does not count."""
-    for prompt, length in enumerate(arrays["lengths"].tolist()):
-        choices = arrays["choices"][prompt]
-        used = torch.cat([arrays["tokens"][prompt, :length], choices[choices != -1]])
-        lowest, highest = (int(bound) for bound in used.aminmax())
-        if lowest < 0:
-            raise ValueError(f"Prompt {prompt} contains the token id {lowest}; ids start at 0.")
-        if size is not None and highest >= size:
-            raise ValueError(
-                f"Prompt {prompt} contains the token id {highest}, but the model's vocabulary is 0 to "
-                f"{size - 1}; use the tokenizer that belongs to the model."
-            )
+    rows = zip(arrays["tokens"], arrays["lengths"].tolist(), arrays["choices"], strict=True)
+    check_used((torch.cat([tokens[:length], choices[choices != -1]]) for tokens, length, choices in rows), size)

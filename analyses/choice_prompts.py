@@ -3,23 +3,36 @@
 The form, in a file (on one line) and as a Python dict:
 
     {"prompt": "Review: I would gladly go back.\\nSentiment:", "choices": [" positive", " negative"],
-     "answer": " positive", "template": "review", "prepend_bos": false}
+     "answer": " positive", "template": "review", "item": "go back", "prepend_bos": false}
 
 The first three keys are required. `choices` are two or more, written as they follow the prompt, so mostly with a
 leading space; each must be one token. `answer` is the text of the right one, or its place among them, from 0. The
 prompt may be a list of token ids, and choices token ids, instead of text; the answer is then a place. Prompts that
-share a `template` are one cluster of the bootstrap. `prepend_bos` is the same for all prompts: true, false, or left out
-for what the tokenizer does by itself.
+share a `template` are one cluster of the bootstrap. Prompts that share an `item` ask the same question, if in other
+words, and a split keeps them together; without it, only prompts of the same tokens do. `prepend_bos` is the same for
+all prompts: true, false, or left out for what the tokenizer does by itself.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+from headlens.analyses.authored import TEXT, TEXT_OR_IDS, TEXTS_OR_IDS, TRUTH, Form, Kind, is_text_or_whole, read_form
 from headlens.hooks.nearest import did_you_mean
 
-REQUIRED = ("prompt", "choices", "answer")
-KEYS = (*REQUIRED, "template", "prepend_bos")
+FORM = Form(
+    noun="a prompt with choices",
+    kinds={
+        "prompt": TEXT_OR_IDS,
+        "choices": TEXTS_OR_IDS,
+        "answer": Kind(is_text_or_whole, "the text of a choice or its place, from 0"),
+        "template": TEXT,
+        "item": TEXT,
+        "prepend_bos": TRUTH,
+    },
+    required=("prompt", "choices", "answer"),
+    in_tuples=("template",),
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +43,7 @@ class ChoicePrompt:
     choices: Sequence[str | int]
     answer: str | int
     template: str = ""
+    item: str = ""
     prepend_bos: bool | None = None
     where: str = ""
 
@@ -40,47 +54,13 @@ class ChoicePrompt:
 
 
 def as_choice_prompt(given: Mapping[str, Any] | Sequence[Any] | ChoicePrompt, where: str) -> ChoicePrompt:
-    """A prompt from a dict of the form above or a tuple (prompt, choices, answer), or ValueError."""
+    """A prompt from a dict of the form above or a tuple (prompt, choices, answer[, template]), or ValueError."""
     if isinstance(given, ChoicePrompt):
-        found = replace(given, where=given.where or where)
-        _check_choices(found)
-        return found
-    if not isinstance(given, Mapping):
-        if isinstance(given, str) or not isinstance(given, Sequence) or not 3 <= len(given) <= 4:
-            raise ValueError(
-                f"{where}: {given!r} is not a prompt with choices; give a dict, or a tuple (prompt, choices, answer"
-                "[, template])."
-            )
-        given = dict(zip(KEYS, given, strict=False))
-    for key in given:
-        if key not in KEYS:
-            hint = did_you_mean(key, KEYS)
-            raise ValueError(f"{where}: unknown key {key!r}{hint}; a prompt has the keys {', '.join(KEYS)}.")
-    missing = [key for key in REQUIRED if key not in given]
-    if missing:
-        raise ValueError(f"{where}: {' and '.join(map(repr, missing))} missing; a prompt needs {', '.join(REQUIRED)}.")
-    for key, value in given.items():
-        _check_value(key, value, where)
-    found = ChoicePrompt(**given, where=where)
+        where = given.where or where
+        given = {key: getattr(given, key) for key in FORM.kinds}
+    found = ChoicePrompt(**read_form(FORM, given, where), where=where)
     _check_choices(found)
     return found
-
-
-def _check_value(key: str, value: Any, where: str) -> None:
-    if key == "prompt":
-        fits = isinstance(value, str) or (isinstance(value, list) and all(_is_whole(token) for token in value))
-        expected = "text or a list of token ids"
-    elif key == "choices":
-        fits = isinstance(value, list | tuple) and all(isinstance(token, str) or _is_whole(token) for token in value)
-        expected = "a list of texts or token ids"
-    elif key == "answer":
-        fits, expected = isinstance(value, str) or _is_whole(value), "the text of a choice or its place, from 0"
-    elif key == "template":
-        fits, expected = isinstance(value, str), "text"
-    else:
-        fits, expected = value is None or isinstance(value, bool), "true or false"
-    if not fits:
-        raise ValueError(f"{where}: {key!r} is {value!r}; it must be {expected}.")
 
 
 def _check_choices(given: ChoicePrompt) -> None:
@@ -102,7 +82,3 @@ def _check_choices(given: ChoicePrompt) -> None:
             f"{given.where}: the answer is the place {given.answer}, but the {len(given.choices)} choices have the "
             f"places 0 to {len(given.choices) - 1}."
         )
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -15,11 +15,11 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from headlens.analyses.choice_checks import check_arrays, check_ids, check_prompts
+from headlens.analyses.array_checks import check_labels
+from headlens.analyses.choice_checks import check_ids, check_prompts
 from headlens.analyses.choice_prompts import ChoicePrompt, as_choice_prompt
 from headlens.analyses.choice_tokens import tokenize_choices
 from headlens.analyses.jsonl_objects import read_objects, write_objects
-from headlens.analyses.task_checks import check_labels
 from headlens.analyses.tokens import tokenizer_of, vocabulary_of
 from headlens.hooks.model import Model
 
@@ -30,8 +30,10 @@ class ChoiceTask:
 
     Tokens are padded on the right, where a causal model never sees the padding; choices are token ids, with -1 behind
     those of a prompt that has fewer than another. `answers` are places among a prompt's choices, from 0. `templates`
-    has one label per prompt: prompts that share one are a cluster of the bootstrap. `texts` and `choice_texts` are ""
-    where only token ids were given. `details` say how the prompts were made.
+    has one label per prompt: prompts that share one are a cluster of the bootstrap. So has `items`: prompts that share
+    one ask the same question (in another template, say), so that a split keeps them together; where none is given, or
+    "", the label is made of the prompt's tokens. `texts` and `choice_texts` are "" where only token ids were given.
+    `details` say how the prompts were made.
     """
 
     name: str
@@ -40,18 +42,19 @@ class ChoiceTask:
     choices: Tensor  # prompt choice
     answers: Tensor  # prompt
     templates: tuple[str, ...] = ()
+    items: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
     choice_texts: tuple[tuple[str, ...], ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_arrays(self.name, self._arrays)
-        check_prompts(self._arrays)
+        check_prompts(self.name, self._arrays)
         check_ids(self._arrays, size=None)
         n = len(self)
-        check_labels(n, {key: getattr(self, key) for key in ("templates", "texts", "choice_texts")})
+        check_labels(n, {key: getattr(self, key) for key in ("templates", "items", "texts", "choice_texts")})
         filled = {
             "templates": self.templates or tuple(f"prompt {prompt}" for prompt in range(n)),
+            "items": tuple(item or self._own_item(prompt) for prompt, item in enumerate(self.items or ("",) * n)),
             "texts": self.texts or ("",) * n,
             "choice_texts": self.choice_texts or tuple(("",) * int(count) for count in self.counts),
         }
@@ -77,8 +80,8 @@ class ChoiceTask:
 
     @cached_property
     def hash(self) -> str:
-        """sha256 over name, templates, tokens, lengths, choices and answers. Texts and details are not in it."""
-        digest = hashlib.sha256(repr((self.name, self.templates)).encode())
+        """sha256 over name, templates, items, tokens, lengths, choices and answers. Texts and details are not in it."""
+        digest = hashlib.sha256(repr((self.name, self.templates, self.items)).encode())
         for name, array in self._arrays.items():
             digest.update(f"{name} {tuple(array.shape)}".encode())
             digest.update(array.detach().cpu().numpy().astype("<i8").tobytes())
@@ -98,6 +101,7 @@ class ChoiceTask:
             choices=self.choices[rows, :most],
             answers=self.answers[rows],
             templates=tuple(self.templates[row] for row in rows),
+            items=tuple(self.items[row] for row in rows),
             texts=tuple(self.texts[row] for row in rows),
             choice_texts=tuple(self.choice_texts[row] for row in rows),
             details={**self.details, "subset": [whole[row] for row in rows]},
@@ -144,15 +148,24 @@ class ChoiceTask:
         """Write the prompts in the form `from_jsonl` reads; as token ids where the task has no text."""
         write_objects(path, (self._row(prompt) for prompt in range(len(self))))
 
+    def _own_item(self, prompt: int) -> str:
+        return f"tokens {' '.join(map(str, self._own_tokens(prompt)))}"
+
+    def _own_tokens(self, prompt: int) -> list[int]:
+        return self.tokens[prompt, : int(self.lengths[prompt])].tolist()
+
     def _row(self, prompt: int) -> dict[str, Any]:
         choices = self.choices[prompt, : int(self.counts[prompt])].tolist()
         choices = [text or token for text, token in zip(self.choice_texts[prompt], choices, strict=True)]
         right = int(self.answers[prompt])
         row = {
-            "prompt": self.texts[prompt] or self.tokens[prompt, : int(self.lengths[prompt])].tolist(),
+            "prompt": self.texts[prompt] or self._own_tokens(prompt),
             "choices": choices,
             "answer": choices[right] if isinstance(choices[right], str) else right,
             "template": self.templates[prompt],
         }
-        prepend_bos = self.details.get("prepend_bos")
-        return row if prepend_bos is None else {**row, "prepend_bos": prepend_bos}
+        if self.items[prompt] != self._own_item(prompt):
+            row["item"] = self.items[prompt]
+        if self.details.get("prepend_bos") is not None:
+            row["prepend_bos"] = self.details["prepend_bos"]
+        return row

@@ -25,10 +25,7 @@ def tokenize_choices(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Choic
             raise ValueError(f"{given.where}: the prompt {given.prompt!r} has no tokens; give a longer one.")
         rows.append(row)
         choices.append(
-            [
-                answer_token(tokenizer, given.prompt, choice, f"{given.where}, choice {at}")
-                for at, choice in enumerate(given.choices)
-            ]
+            [answer_token(tokenizer, given.prompt, choice, given.where, "choice") for choice in given.choices]
         )
         check_choices(given.where, choices[-1], given.right)
     return {
@@ -37,6 +34,7 @@ def tokenize_choices(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Choic
         "choices": pad_rows(choices, -1),
         "answers": torch.tensor([given.right for given in prompts]),
         "templates": tuple(given.template or given.where for given in prompts),
+        "items": tuple(given.item for given in prompts),
         "texts": tuple(_text(given.prompt) for given in prompts),
         "choice_texts": tuple(tuple(_text(choice) for choice in given.choices) for given in prompts),
         "prepend_bos": bool(before) and any(isinstance(given.prompt, str) for given in prompts),

@@ -9,11 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from headlens.analyses.fitness import check_windows
 from headlens.analyses.headmap import HeadMap
 from headlens.analyses.provenance import text_origin
 from headlens.hooks.apply import Edit
 from headlens.hooks.model import Model
-from headlens.hooks.sites import MAIN
 
 # Tokens of one forward, whose logits are all there at once.
 _TOKENS = 1024
@@ -35,14 +35,10 @@ def edit_losses(
         the change itself.
 
     Raises:
-        ValueError: for a model that does not predict the next token, windows of a single token, or no edits.
+        ValueError: for a model that does not predict the next token, windows of a single token or of more tokens than
+            the model has positions for, or no edits.
     """
-    if not model.towers[MAIN].is_causal or model.hf.get_output_embeddings() is None:
-        raise ValueError(f"{model.name!r} does not predict the next token, so text has no loss under it.")
-    if windows.ndim != 2 or windows.shape[1] < 2 or len(windows) == 0:
-        raise ValueError(
-            f"Windows of shape {[*windows.shape]} were given; expected [window, pos] with 2 tokens or more."
-        )
+    check_windows(model, windows)
     if not edits:
         raise ValueError("No edits were given; expected {name: [edit, ...], ...}.")
     columns = []

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from headlens.analyses.jsonl_objects import read_objects, write_objects
-from headlens.analyses.pairs import KEYS, REQUIRED, Pair, as_pair
+from headlens.analyses.pairs import FORM, Pair, as_pair
 
 
 def read_pairs(path: str | Path) -> list[Pair]:
@@ -14,11 +14,11 @@ def read_pairs(path: str | Path) -> list[Pair]:
 
 def write_pairs(path: str | Path, pairs: Iterable[Pair]) -> None:
     """Write pairs as JSONL. The file appears whole or not at all."""
-    kept = ({key: getattr(pair, key) for key in KEYS} for pair in pairs)
+    kept = ({key: getattr(pair, key) for key in FORM.kinds} for pair in pairs)
     write_objects(
         path,
         (
-            {key: value for key, value in line.items() if key in REQUIRED or value not in ({}, "", None, ())}
+            {key: value for key, value in line.items() if key in FORM.required or value not in ({}, "", None, ())}
             for line in kept
         ),
     )

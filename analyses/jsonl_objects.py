@@ -32,6 +32,9 @@ def _object_of(line: str, where: str) -> dict[str, Any]:
         raise ValueError(
             f"{where}: not JSON ({error.msg}, column {error.colno}); one object a line is expected."
         ) from None
+    except (ValueError, RecursionError) as error:
+        # a number of thousands of digits, or thousands of brackets
+        raise ValueError(f"{where}: Python cannot read this JSON ({error}); give smaller values.") from None
     if not isinstance(read, dict):
         raise ValueError(f"{where}: {type(read).__name__} found; one JSON object a line is expected.")
     return read

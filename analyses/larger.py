@@ -2,17 +2,15 @@
 
 from collections.abc import Sequence
 from itertools import product
-from random import Random
 
 from transformers import PreTrainedTokenizerBase
 
-from headlens.analyses.choice_prompts import ChoicePrompt
 from headlens.analyses.choice_task import ChoiceTask
-from headlens.analyses.templates import chosen, deal, read, turns, words_that_fit
+from headlens.analyses.templated_choices import Card, templated_choices
+from headlens.analyses.templates import chosen, read, words_that_fit
 from headlens.analyses.tokens import tokenizer_of
 from headlens.hooks.model import Model
 
-ORDERS = ("larger first", "larger second")
 # How many lists apart two things are at least, so that nobody would doubt which is larger.
 APART = 4
 
@@ -38,16 +36,16 @@ def larger(
     found = read("larger")
     templates = chosen("larger", "template", templates, found["templates"])
     pairs = _pairs(tokenizer_of(model), found["sizes"], [found["templates"][template] for template in templates])
-    rng = Random(seed)
-    decks = {(template, order): deal(rng, pairs) for template in templates for order in ORDERS}
-    prompts = []
-    for template, order in turns(n, templates, ORDERS):
-        large, small = next(decks[template, order])
-        first, second = (large, small) if order == "larger first" else (small, large)
-        text = found["templates"][template].format(first=first, second=second)
-        prompts.append(ChoicePrompt(text, [f" {first}", f" {second}"], f" {large}", template, prepend_bos))
-    details = {"n": n, "seed": seed, "templates": [*templates]}
-    return ChoiceTask.from_prompts(model, prompts, name="larger", details=details)
+    cards = {
+        "larger first": [_card(large, small, answer=large) for large, small in pairs],
+        "larger second": [_card(small, large, answer=large) for large, small in pairs],
+    }
+    return templated_choices(model, "larger", cards, n, seed, templates, prepend_bos)
+
+
+def _card(first: str, second: str, answer: str) -> Card:
+    item = " and ".join(sorted([first, second]))
+    return Card({"first": first, "second": second}, [first, second], answer, item)
 
 
 def _pairs(

@@ -14,9 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
-from headlens.analyses.prompt_parts import n_prompts
 from headlens.analyses.prompt_tokens import PromptTokens, prompt_tokens
-from headlens.analyses.watched_run import watched_run
+from headlens.analyses.watched_run import n_prompts, watched_run
 from headlens.hooks.groups import Massive
 from headlens.hooks.inputs import Tokens
 from headlens.hooks.model import Model

@@ -37,9 +37,9 @@ def tokenize_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], na
                 f"{sorted(first.positions)}; every pair of a task names the same."
             )
         answers.append(answer_token(tokenizer, pair.clean, pair.answer, pair.where))
-        foils.append(answer_token(tokenizer, pair.clean, pair.foil, pair.where))
-        answer_sets.append(_set_of(tokenizer, pair, pair.answer_set) or (answers[-1],))
-        foil_sets.append(_set_of(tokenizer, pair, pair.foil_set) or (foils[-1],))
+        foils.append(answer_token(tokenizer, pair.clean, pair.foil, pair.where, "foil"))
+        answer_sets.append(_set_of(tokenizer, pair, pair.answer_set, "answer") or (answers[-1],))
+        foil_sets.append(_set_of(tokenizer, pair, pair.foil_set, "foil") or (foils[-1],))
         check_prompt(pair.where, len(row), pair.positions, answers[-1], foils[-1])
         check_sets(pair.where, answers[-1], foils[-1], answer_sets[-1], foil_sets[-1])
     return {
@@ -58,8 +58,8 @@ def tokenize_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], na
     }
 
 
-def _set_of(tokenizer: PreTrainedTokenizerBase, pair: Pair, given: Sequence[str | int]) -> tuple[int, ...]:
-    return tuple(answer_token(tokenizer, pair.clean, token, pair.where) for token in given)
+def _set_of(tokenizer: PreTrainedTokenizerBase, pair: Pair, given: Sequence[str | int], noun: str) -> tuple[int, ...]:
+    return tuple(answer_token(tokenizer, pair.clean, token, pair.where, noun) for token in given)
 
 
 def _text(given: object) -> str:

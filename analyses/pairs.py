@@ -16,14 +16,43 @@ right and wrong, text or ids like the answer and the foil, which are among them;
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-from headlens.hooks.nearest import did_you_mean
+from headlens.analyses.authored import (
+    TEXT,
+    TEXT_OR_IDS,
+    TEXTS_OR_IDS,
+    TRUTH,
+    Form,
+    Kind,
+    is_text,
+    is_text_or_whole,
+    is_whole,
+    read_form,
+)
 
-REQUIRED = ("clean", "corrupted", "answer", "foil")
-SETS = ("answer_set", "foil_set")
-KEYS = (*REQUIRED, "positions", "template", "prepend_bos", *SETS)
+TOKEN = Kind(is_text_or_whole, "text or a token id")
+POSITIONS = Kind(
+    lambda value: isinstance(value, Mapping) and all(is_text(name) and is_whole(at) for name, at in value.items()),
+    'token positions by name, such as {"S2": 9}',
+)
+FORM = Form(
+    noun="a pair",
+    kinds={
+        "clean": TEXT_OR_IDS,
+        "corrupted": TEXT_OR_IDS,
+        "answer": TOKEN,
+        "foil": TOKEN,
+        "positions": POSITIONS,
+        "template": TEXT,
+        "prepend_bos": TRUTH,
+        "answer_set": TEXTS_OR_IDS,
+        "foil_set": TEXTS_OR_IDS,
+    },
+    required=("clean", "corrupted", "answer", "foil"),
+    in_tuples=("positions", "template"),
+)
 
 
 @dataclass(frozen=True)
@@ -43,47 +72,9 @@ class Pair:
 
 
 def as_pair(given: Mapping[str, Any] | Sequence[Any] | Pair, where: str) -> Pair:
-    """A pair from a dict of the form above or a tuple (clean, corrupted, answer, foil), or ValueError."""
+    """A pair from a dict of the form above or a tuple (clean, corrupted, answer, foil[, positions[, template]]), or
+    ValueError."""
     if isinstance(given, Pair):
-        return replace(given, where=given.where or where)
-    if not isinstance(given, Mapping):
-        if isinstance(given, str) or not isinstance(given, Sequence) or not 4 <= len(given) <= 6:
-            raise ValueError(
-                f"{where}: {given!r} is not a pair; give a dict, or a tuple (clean, corrupted, answer, foil"
-                "[, positions[, template]])."
-            )
-        given = dict(zip(KEYS, given, strict=False))
-    for key in given:
-        if key not in KEYS:
-            hint = did_you_mean(key, KEYS)
-            raise ValueError(f"{where}: unknown key {key!r}{hint}; a pair has the keys {', '.join(KEYS)}.")
-    missing = [key for key in REQUIRED if key not in given]
-    if missing:
-        raise ValueError(f"{where}: {' and '.join(map(repr, missing))} missing; a pair needs {', '.join(REQUIRED)}.")
-    for key, value in given.items():
-        _check_value(key, value, where)
-    return Pair(**given, where=where)
-
-
-def _check_value(key: str, value: Any, where: str) -> None:
-    if key in ("clean", "corrupted"):
-        fits = isinstance(value, str) or (isinstance(value, list) and all(_is_whole(token) for token in value))
-        expected = "text or a list of token ids"
-    elif key in ("answer", "foil"):
-        fits, expected = isinstance(value, str) or _is_whole(value), "text or a token id"
-    elif key == "positions":
-        fits = isinstance(value, Mapping) and all(isinstance(n, str) and _is_whole(p) for n, p in value.items())
-        expected = 'token positions by name, such as {"S2": 9}'
-    elif key == "template":
-        fits, expected = isinstance(value, str), "text"
-    elif key in SETS:
-        fits = isinstance(value, list | tuple) and all(isinstance(token, str) or _is_whole(token) for token in value)
-        expected = "a list of texts or token ids"
-    else:
-        fits, expected = value is None or isinstance(value, bool), "true or false"
-    if not fits:
-        raise ValueError(f"{where}: {key!r} is {value!r}; it must be {expected}.")
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+        where = given.where or where
+        given = {key: getattr(given, key) for key in FORM.kinds}
+    return Pair(**read_form(FORM, given, where), where=where)

@@ -5,13 +5,12 @@ A generated stand-in for the coarse classes of TREC (Li and Roth, 2002), on whic
 """
 
 from collections.abc import Sequence
-from random import Random
 
 from transformers import PreTrainedTokenizerBase
 
-from headlens.analyses.choice_prompts import ChoicePrompt
 from headlens.analyses.choice_task import ChoiceTask
-from headlens.analyses.templates import chosen, deal, read, turns
+from headlens.analyses.templated_choices import Card, templated_choices
+from headlens.analyses.templates import read
 from headlens.hooks.model import Model
 
 KINDS = ("person", "place", "number", "date")
@@ -34,12 +33,5 @@ def question_kinds(
     None follows the tokenizer. No prompt comes twice before all have come. Equal arguments give equal tasks.
     """
     found = read("question_kinds")
-    templates = chosen("question kinds", "template", templates, found["templates"])
-    rng = Random(seed)
-    decks = {(template, kind): deal(rng, found[kind]) for template in templates for kind in KINDS}
-    prompts = []
-    for template, kind in turns(n, templates, KINDS):
-        text = found["templates"][template].format(question=next(decks[template, kind]))
-        prompts.append(ChoicePrompt(text, [f" {word}" for word in KINDS], f" {kind}", template, prepend_bos))
-    details = {"n": n, "seed": seed, "templates": [*templates]}
-    return ChoiceTask.from_prompts(model, prompts, name="question_kinds", details=details)
+    cards = {kind: [Card({"question": asked}, KINDS, kind, item=asked) for asked in found[kind]] for kind in KINDS}
+    return templated_choices(model, "question_kinds", cards, n, seed, templates, prepend_bos)

@@ -5,13 +5,12 @@ A generated stand-in for SST-2, on which attention calibration was measured (arX
 
 from collections.abc import Sequence
 from itertools import product
-from random import Random
 
 from transformers import PreTrainedTokenizerBase
 
-from headlens.analyses.choice_prompts import ChoicePrompt
 from headlens.analyses.choice_task import ChoiceTask
-from headlens.analyses.templates import chosen, deal, read, turns
+from headlens.analyses.templated_choices import Card, templated_choices
+from headlens.analyses.templates import read
 from headlens.hooks.model import Model
 
 OTHER = {"positive": "negative", "negative": "positive"}
@@ -34,17 +33,13 @@ def sentiment(
     follows the tokenizer. No prompt comes twice before all have come. Equal arguments give equal tasks.
     """
     found = read("sentiment")
-    templates = chosen("sentiment", "template", templates, found["templates"])
-    rng = Random(seed)
-    decks = {
-        (template, answer): deal(rng, [*product(found["things"], found[answer], found[OTHER[answer]])])
-        for template in templates
-        for answer in OTHER
+    cards = {
+        answer: [_card(answer, *three) for three in product(found["things"], found[answer], found[other])]
+        for answer, other in OTHER.items()
     }
-    prompts = []
-    for template, answer in turns(n, templates, [*OTHER]):
-        thing, verdict, however = next(decks[template, answer])
-        text = found["templates"][template].format(thing=thing, verdict=verdict, however=however)
-        prompts.append(ChoicePrompt(text, [f" {word}" for word in OTHER], f" {answer}", template, prepend_bos))
-    details = {"n": n, "seed": seed, "templates": [*templates]}
-    return ChoiceTask.from_prompts(model, prompts, name="sentiment", details=details)
+    return templated_choices(model, "sentiment", cards, n, seed, templates, prepend_bos)
+
+
+def _card(answer: str, thing: str, verdict: str, however: str) -> Card:
+    slots = {"thing": thing, "verdict": verdict, "however": however}
+    return Card(slots, [*OTHER], answer, item=f"{thing}: {verdict}, though {however}")

@@ -12,7 +12,7 @@ from headlens.hooks.sink_rule import SinkRule
 
 
 @dataclass(eq=False)
-class Tally:
+class SinkTally:
     """Sums over the real rows that were looked at, for every key; `look` is the function of a `Watch`."""
 
     rule: SinkRule

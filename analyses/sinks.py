@@ -8,11 +8,10 @@ import numpy as np
 import torch
 
 from headlens.analyses.massive import MassiveNotes
-from headlens.analyses.prompt_parts import n_prompts, read_by
 from headlens.analyses.provenance import text_origin
-from headlens.analyses.sink_tally import Tally
+from headlens.analyses.sink_tally import SinkTally
 from headlens.analyses.sinks_found import Sinks
-from headlens.analyses.watched_run import watched_run
+from headlens.analyses.watched_run import n_prompts, read_by, watched_run
 from headlens.hooks.attention_taps import Watch
 from headlens.hooks.inputs import Tokens
 from headlens.hooks.model import Model
@@ -42,8 +41,8 @@ def find_sinks(
             "row": keys to which the row itself gives more than alpha / T.
         alpha: times the average attention (2406.15765 has 5).
         threshold: an absolute bound in place of alpha / T (2406.15765's code has 0.1).
-        min_rows, min_share: a sink must have been seen by so many rows, and by this share of the T rows. Without this
-            guard (1 and 0), the newest tokens are sinks of every head that attends locally.
+        min_rows, min_share: a sink must have been seen by at least so many rows, and at least this share of the T rows.
+            Without this guard (1 and 0), the newest tokens are sinks of every head that attends locally.
         first: whether the first token of a prompt may be a sink; in most heads it is one.
 
     Returns:
@@ -51,14 +50,15 @@ def find_sinks(
         policy="transfer")`.
 
     Raises:
-        ValueError: for an unknown mode or a bound that is not positive, no tokens, a cache that was filled before,
+        ValueError: for an unknown mode or a bound that is not positive, no tokens or more than the model has positions
+            for, a cache that was filled before,
             and a causal mode in an encoder, whose rows see the whole text.
     """
     rule = SinkRule(mode, alpha, threshold, min_rows, min_share, first)
     check(model, rule)
     run = watched_run(model, tokens)
     n_prompts(run)  # refuses a run of nothing
-    tallies, notes = [Tally(rule) for _ in model.layers], MassiveNotes(run.real)
+    tallies, notes = [SinkTally(rule) for _ in model.layers], MassiveNotes(run.real)
     watches = [Watch(Site("pattern", at), tally.look, "find_sinks") for at, tally in enumerate(tallies)]
     run([*watches, *notes.taps(model)])
     massive = notes.result(model.tokenizer, run.ids)

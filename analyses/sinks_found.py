@@ -1,7 +1,7 @@
 """The attention sinks of some prompts: counts and mass by head, tables by token, the group of exactly these keys."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from headlens.analyses.headmap import HeadMap
 from headlens.analyses.massive import MassiveActivations
 from headlens.analyses.prompt_tokens import PromptTokens
+from headlens.analyses.sinks_in_words import in_words
 from headlens.hooks.groups import KINDS, Chosen
 from headlens.hooks.row_blocks import Block
 from headlens.hooks.sink_rule import SinkRule
@@ -35,6 +36,7 @@ class Sinks:
     prompts: PromptTokens
     massive: MassiveActivations
     provenance: Mapping[str, Any]
+    clusters: tuple[str, ...] = ()  # one label per prompt: those that share one are a cluster of the bootstrap
 
     @cached_property
     def flagged(self) -> Bool[np.ndarray, "prompt layer head pos"]:
@@ -66,13 +68,14 @@ class Sinks:
 
     def counts(self) -> HeadMap:
         """How many tokens of a prompt are sinks of each head, over (layer, head), with each prompt's number."""
-        return self._map(self.flagged.sum(-1), "attention sinks", "tokens per prompt", "Larger: more tokens are sinks.")
+        return self._map(self.flagged.sum(-1), "attention sinks", "tokens per prompt", "positive: tokens are sinks")
 
     def mass(self) -> HeadMap:
         """A row's attention to tokens that are sinks in any row, mean over rows, over (layer, head), by prompt."""
         given = np.nansum(np.where(self.flagged, self.received * self.rows[:, :, None], 0), -1)
         lengths = self.real.sum(1).numpy()[:, None, None]
-        return self._map(given / lengths, "attention to sinks", "attention per row", "1: all attention goes to sinks.")
+        sign = "positive: attention goes to sinks, and 1 is all of it"
+        return self._map(given / lengths, "attention to sinks", "attention per row", sign)
 
     def positions(self, layer: int, head: int, prompt: int = 0) -> list[int]:
         """Where a head's sinks are in a prompt, padding counted."""
@@ -128,14 +131,17 @@ class Sinks:
 
     def described(self) -> str:
         """How many (layer, head, token) triples are sinks, on which tokens, of which heads, and what makes them so."""
-        from headlens.analyses.sinks_in_words import in_words
-
         return in_words(self)
 
     def _map(self, samples: np.ndarray, name: str, units: str, sign: str) -> HeadMap:
-        about = {**self.provenance, "rule": asdict(self.rule)}
         return HeadMap.from_samples(
-            samples.astype(np.float32), dims=("layer", "head"), name=name, units=units, sign=sign, provenance=about
+            samples.astype(np.float32),
+            dims=("layer", "head"),
+            name=name,
+            units=units,
+            sign=sign,
+            clusters=self.clusters,
+            provenance={**self.provenance, "rule": self.rule.plain()},
         )
 
     def _in_block(self, block: Block) -> Bool[Tensor, "prompt head 1 key"]:

@@ -1,17 +1,20 @@
 """What `find_sinks` found, in sentences."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from headlens.analyses.sinks_found import Sinks
+if TYPE_CHECKING:
+    from headlens.analyses.sinks_found import Sinks
 
 
-def in_words(sinks: Sinks) -> str:
+def in_words(sinks: "Sinks") -> str:
     """How many there are, on which tokens, of which heads, and whether massive activations make them so."""
     about = [_on_which_tokens, _of_which_heads, _how_large] if sinks.flagged.any() else []
     return " ".join([_how_many(sinks), *(say(sinks) for say in about), sinks.massive.described()])
 
 
-def _how_many(sinks: Sinks) -> str:
+def _how_many(sinks: "Sinks") -> str:
     rule, (_, layers, heads, _) = sinks.rule, sinks.share.shape
     found, could = int(sinks.flagged.sum()), int(sinks.candidates.sum()) * layers * heads
     bound = f"{rule.alpha:g} times the average" if rule.threshold is None else f"{rule.threshold:g}"
@@ -22,21 +25,21 @@ def _how_many(sinks: Sinks) -> str:
     )
 
 
-def _on_which_tokens(sinks: Sinks) -> str:
+def _on_which_tokens(sinks: "Sinks") -> str:
     usual, which = sinks.by_kind().set_index("kind").loc["usual"], "first occurrences of a token that comes again"
     if sinks.prompts.kinds:
         which = f"punctuation, newlines or {which}"
     return f"{usual['of_sinks']:.0%} of them are {which}, as {usual['of_tokens']:.0%} of the tokens are."
 
 
-def _of_which_heads(sinks: Sinks) -> str:
+def _of_which_heads(sinks: "Sinks") -> str:
     most, mass = sinks.counts().top(3), sinks.mass().values
     heads = zip(most["label"], most["value"], mass[most["layer"], most["head"]], strict=True)
     named = [f"{label} ({count:.1f}, {share:.0%})" for label, count, share in heads]
     return f"Most sinks a prompt, and the attention they take: {', '.join(named)}."
 
 
-def _how_large(sinks: Sinks) -> str:
+def _how_large(sinks: "Sinks") -> str:
     """The largest activations of sinks, in front of the layers whose sinks they are, beside those of other tokens."""
     peak, (prompt, layer, _, pos) = sinks.massive.peak, np.nonzero(sinks.flagged)
     own, first = (prompt, layer, pos), peak[range(len(peak)), :, sinks.prompts.firsts]

@@ -10,9 +10,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from headlens.analyses.checkpoints import Checkpoint, NotKept
+from headlens.analyses.fitness import refuse_too_long
 from headlens.analyses.massive import LEAST, RATIO, Activation, MassiveActivations
 from headlens.analyses.prompt_tokens import prompt_tokens
 from headlens.analyses.prompts import Prompts
+from headlens.analyses.sinks import check as check_rule
 from headlens.analyses.sinks import find_sinks
 from headlens.analyses.sinks_found import Sinks
 from headlens.hooks.model import Model
@@ -36,6 +38,7 @@ def sinks_run(
     `find_sinks`, and for a folder that holds another run.
     """
     rule = SinkRule() if rule is None else rule
+    check(model, prompts, rule)
     count, longest = prompts.tokens.shape
     per_head = (count, model.n_layers, model.n_heads, longest)
     # what find_sinks says of padding
@@ -48,7 +51,7 @@ def sinks_run(
     }
     activations: list[Activation] = []
     provenance = {"analysis": "find_sinks", **prompts.about}
-    identity = {**provenance, "rule": vars(rule)}
+    identity = {**provenance, "rule": rule.plain()}
     store = nullcontext(NotKept()) if run is None else Checkpoint.open(Path(run), identity, resume)
     with store as chunks, tqdm(total=count, unit=" prompts", disable=not progress) as bar:
         bar.set_description(f"finding sinks in {prompts.name}")
@@ -65,11 +68,17 @@ def sinks_run(
         array.setflags(write=False)
     texts = prompt_tokens(model.tokenizer, prompts.tokens, torch.arange(longest) < prompts.lengths[:, None])
     massive = MassiveActivations(tuple(sorted(activations)), whole.pop("peak"), texts, LEAST, RATIO)
-    return Sinks(rule=rule, **whole, prompts=texts, massive=massive, provenance=provenance)
+    return Sinks(rule=rule, **whole, prompts=texts, massive=massive, provenance=provenance, clusters=prompts.templates)
+
+
+def check(model: Model, prompts: Prompts, rule: SinkRule) -> None:
+    """ValueError for a model that cannot have such sinks, or has too few positions for these prompts."""
+    check_rule(model, rule)
+    refuse_too_long(model, prompts.tokens.shape[1])
 
 
 def _found(model: Model, tokens: Tensor, rule: SinkRule) -> dict[str, np.ndarray]:
-    found = find_sinks(model, tokens, **vars(rule))
+    found = find_sinks(model, tokens, **rule.plain())
     activations = np.array(found.massive.found, np.float64).reshape(-1, len(Activation._fields))
     by_key = {name: getattr(found, name) for name in ("share", "received", "times", "rows")}
     return {**by_key, "peak": found.massive.peak, "massive": activations}

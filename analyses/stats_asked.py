@@ -1,12 +1,13 @@
 """What a caller wants `head_stats` to measure, checked before anything runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from headlens.analyses.row_readings import STATISTICS, Statistic, of_group
 from headlens.hooks.groups import Chosen, Either, Group, Massive, Positions, as_group, parts_of
 from headlens.hooks.nearest import did_you_mean
+from headlens.hooks.row_blocks import Block
 from headlens.hooks.token_kinds import Resolving
 
 
@@ -20,7 +21,7 @@ class Asked:
 
     def about(self, prompts: slice, runs: int = 1) -> dict[str, Statistic]:
         """All of them, for a run of these prompts alone, or of these and then (runs=2) of these in another run."""
-        parts = {name: of_group(_positions_of(group, prompts, runs)) for name, group in self.resolved.items()}
+        parts = {name: of_group(of_prompts(group, prompts, runs)) for name, group in self.resolved.items()}
         return {**self.named, **parts}
 
     @property
@@ -29,13 +30,15 @@ class Asked:
         every = [part for group in self.resolved.values() for part in parts_of(group)]
         return {part for part in every if isinstance(part, Massive)}
 
+    @property
+    def functions(self) -> dict[str, Callable[[Block], Any]]:
+        """The functions that choose keys, alone or as a part of a group, under the group's name."""
+        every = [(name, part) for name, group in self.groups.items() for part in parts_of(group)]
+        return {name: part.function for name, part in every if isinstance(part, Chosen)}
+
     def described(self, name: str) -> dict[str, str]:
         """What a map's provenance says of the group that it is about."""
-        group = self.groups.get(name)
-        if group is None:
-            return {}
-        # a function's own text has its address in it, which is another in each process
-        return {"group": getattr(group.function, "__name__", "a function") if isinstance(group, Chosen) else str(group)}
+        return {"group": _in_words(self.groups[name])} if name in self.groups else {}
 
 
 def asked(what: str | Sequence[str], groups: Mapping[str, Any] | None, resolve: Resolving, prompts: int) -> Asked:
@@ -66,12 +69,26 @@ def _refuse_other_prompts(name: str, group: Group, prompts: int) -> None:
                 _refuse_other_prompts(name, each, prompts)
 
 
-def _positions_of(group: Group, prompts: slice, runs: int) -> Group:
-    """The same group of these prompts, `runs` times in a row."""
+def _in_words(group: Group) -> str:
+    """The group with all that it holds, the same in each process; a function has no more than a name."""
+    match group:
+        case Positions(at):
+            return f"Positions({at.tolist()})"
+        case Either(several):
+            return f"Either({', '.join(map(_in_words, several))})"
+        case Chosen(function):
+            # its own text has its address in it
+            return getattr(function, "__name__", "a function")
+        case _:
+            return str(group)
+
+
+def of_prompts(group: Group, prompts: slice | list[int], runs: int = 1) -> Group:
+    """The same group for a run of these prompts alone, `runs` times in a row."""
     match group:
         case Positions(at) if at.ndim == 2:
             return Positions(at[prompts].repeat(runs, 1))
         case Either(several):
-            return Either(tuple(_positions_of(each, prompts, runs) for each in several))
+            return Either(tuple(of_prompts(each, prompts, runs) for each in several))
         case _:
             return group

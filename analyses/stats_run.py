@@ -11,11 +11,13 @@ from tqdm.auto import tqdm
 
 from headlens.analyses.attention_statistics import DEFAULT, head_stats
 from headlens.analyses.checkpoints import Checkpoint, NotKept
+from headlens.analyses.fitness import refuse_too_long
 from headlens.analyses.headmap import HeadMap
 from headlens.analyses.position_tokens import common_tokens
 from headlens.analyses.prompts import Prompts
 from headlens.analyses.row_readings import Statistic
-from headlens.analyses.stats_asked import Asked, asked
+from headlens.analyses.sinks_found import Sinks
+from headlens.analyses.stats_asked import Asked, asked, of_prompts
 from headlens.analyses.tokens import tokenizer_of
 from headlens.hooks.model import Model
 from headlens.hooks.token_kinds import Resolving
@@ -39,14 +41,20 @@ def stats_run(
     positions that a prompt does not reach. "divergence" is between the prompts and `prompts.other`.
 
     Args:
-        what, groups: as `head_stats` takes them.
+        what, groups: as `head_stats` takes them; positions [prompt, n] are those of all prompts, in their order.
         run: a folder that keeps each finished batch of prompts; a run that was stopped goes on there.
 
     Raises:
         ValueError: for an unknown statistic or group, a statistic of single tokens beside another, "divergence" of
-            prompts without others, or a folder that holds another run.
+            prompts without others, `fixed()` sinks, prompts that are too long for the model, a function as a group of
+            a run in a folder, or a folder that holds another run.
     """
     wanted = check(model, prompts, what, groups)
+    if run is not None and wanted.functions:
+        raise ValueError(
+            f"The group {next(iter(wanted.functions))!r} is chosen by a function, and a run folder cannot tell one "
+            "function from another; leave run= out, or give positions, tokens or a name."
+        )
     statistics = wanted.about(slice(None))
     shapes = {name: _shape(model, prompts, statistic) for name, statistic in statistics.items()}
     samples = {name: np.full(shape, np.nan, np.float32) for name, shape in shapes.items()}
@@ -79,7 +87,14 @@ def check(
     model: Model, prompts: Prompts, what: str | Sequence[str] = DEFAULT, groups: Mapping[str, Any] | None = None
 ) -> Asked:
     """What a run would measure, or the ValueError that it would raise."""
+    refuse_too_long(model, prompts.tokens.shape[1])
     wanted = asked(what, groups, Resolving(model.tokenizer, model.hf.config), len(prompts))
+    fixed = [name for name, each in wanted.functions.items() if isinstance(getattr(each, "__self__", None), Sinks)]
+    if fixed:
+        raise ValueError(
+            f"The group {fixed[0]!r} holds the very sinks of one run, and prompts are read here by the batch; give the "
+            "sinks themselves, whose rule finds those of any run."
+        )
     statistics = wanted.about(slice(None))
     of_tokens = [name for name, statistic in statistics.items() if len(statistic.dims) > 2]
     if of_tokens and len(statistics) > 1:
@@ -141,7 +156,7 @@ def _read(model: Model, prompts: Prompts, together: list[int], length: int, want
         model,
         prompts.tokens[together, :length],
         [*wanted.named],
-        groups=wanted.groups,
+        groups={name: of_prompts(group, together) for name, group in wanted.groups.items()},
         other=None if other is None else other[together, :length],
         progress=False,
     )

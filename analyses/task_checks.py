@@ -1,30 +1,22 @@
-"""What makes a task whole: arrays that agree, positions inside their prompts, answers unlike their foils.
+"""What makes a task whole: positions inside their prompts, answers unlike their foils, and what every task must have.
 
 The functions take plain arrays, `rows` being those with one number per prompt: "answers", "foils" and one
-"positions/NAME" for each named position. Types are checked here and not by annotation: the input is a user's.
+"positions/NAME" for each named position.
 """
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from headlens.analyses.array_checks import check_arrays, check_lengths, check_used
+from headlens.analyses.array_checks import check_labels as check_labels
+
 
 def check_shapes(name: str, tokens: Mapping[str, Tensor], lengths: Tensor, rows: Mapping[str, Tensor]) -> None:
     """ValueError unless both token arrays are [prompt, pos], all else is [prompt], and all are int64."""
-    for key, array in {**tokens, "lengths": lengths, **rows}.items():
-        if not isinstance(array, Tensor) or array.dtype != torch.int64:
-            kind = array.dtype if isinstance(array, Tensor) else type(array).__name__
-            raise ValueError(f"{key} is {kind}; token ids, lengths and positions are torch.int64 tensors.")
-    if lengths.numel() == 0:
-        raise ValueError(f"The task {name!r} has no prompts; give at least one pair.")
-    for key, array in {**tokens, "lengths": lengths, **rows}.items():
-        if array.ndim != (2 if key in tokens else 1) or len(array) != len(lengths):
-            expected = "[prompt, pos]" if key in tokens else "[prompt]"
-            raise ValueError(
-                f"{key} has the shape {list(array.shape)}, but {expected} is expected, "
-                f"with the {lengths.numel()} prompts that lengths has."
-            )
+    axes = {key: "[prompt, pos]" if key in tokens else "[prompt]" for key in (*tokens, "lengths", *rows)}
+    check_arrays(name, {**tokens, "lengths": lengths, **rows}, axes)
     widths = {key: array.shape[1] for key, array in tokens.items()}
     if len(set(widths.values())) > 1:
         raise ValueError(f"Clean and corrupted tokens are padded to one common length, but they have {widths}.")
@@ -53,9 +45,8 @@ def check_sets(where: str, answer: int, foil: int, answer_set: Sequence[int], fo
 
 def check_values(width: int, lengths: Tensor, rows: Mapping[str, Tensor]) -> None:
     """ValueError naming the first prompt whose length, position or answer cannot be."""
+    check_lengths(width, lengths)
     for prompt, length in enumerate(lengths.tolist()):
-        if not 1 <= length <= width:
-            raise ValueError(f"Prompt {prompt}: its length is {length}; the tokens given allow 1 to {width}.")
         positions = {
             key.removeprefix("positions/"): int(array[prompt])
             for key, array in rows.items()
@@ -63,13 +54,6 @@ def check_values(width: int, lengths: Tensor, rows: Mapping[str, Tensor]) -> Non
         }
         answer, foil = int(rows["answers"][prompt]), int(rows["foils"][prompt])
         check_prompt(f"Prompt {prompt}", length, positions, answer, foil)
-
-
-def check_labels(prompts: int, labels: Mapping[str, Sized]) -> None:
-    """ValueError unless there is one label per prompt, or none at all."""
-    for key, given in labels.items():
-        if len(given) not in (0, prompts):
-            raise ValueError(f"{key} has {len(given)} entries for {prompts} prompts; give one for each.")
 
 
 def check_ids(
@@ -80,15 +64,17 @@ def check_ids(
     size: int | None,
 ) -> None:
     """ValueError naming the first prompt with a token id outside 0 to size - 1. Padding does not count."""
-    for prompt, length in enumerate(lengths.tolist()):
-        used = [array[prompt, :length] for array in tokens.values()]
-        used += [rows[key][prompt : prompt + 1] for key in ("answers", "foils")]
-        used += [lengths.new_tensor([*right, *wrong]) for right, wrong in sets[prompt : prompt + 1]]
-        lowest, highest = (int(bound) for bound in torch.cat(used).aminmax())
-        if lowest < 0:
-            raise ValueError(f"Prompt {prompt} contains the token id {lowest}; ids start at 0.")
-        if size is not None and highest >= size:
-            raise ValueError(
-                f"Prompt {prompt} contains the token id {highest}, but the model's vocabulary is 0 to "
-                f"{size - 1}; use the tokenizer that belongs to the model."
-            )
+    check_used((_ids_of(tokens, rows, sets, prompt, length) for prompt, length in enumerate(lengths.tolist())), size)
+
+
+def _ids_of(
+    tokens: Mapping[str, Tensor],
+    rows: Mapping[str, Tensor],
+    sets: Sequence[tuple[Sequence[int], Sequence[int]]],
+    prompt: int,
+    length: int,
+) -> Tensor:
+    used = [array[prompt, :length] for array in tokens.values()]
+    used += [rows[key][prompt : prompt + 1] for key in ("answers", "foils")]
+    right, wrong = sets[prompt]
+    return torch.cat([*used, used[0].new_tensor([*right, *wrong])])

@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from headlens.analyses.edit_losses import token_losses
+from headlens.analyses.fitness import check_windows
 from headlens.analyses.headmap import HeadMap
 from headlens.analyses.provenance import text_origin
 from headlens.hooks.attention_taps import Watch
@@ -43,16 +44,14 @@ def temperature_slopes(model: Model, windows: Int[Tensor, "window pos"], *, prog
 
     Returns:
         A HeadMap of dims (layer, head): d loss / d tau at tau = 1, nats per token, the mean over windows, which are its
-        samples. Negative: the text becomes likelier as the head's attention is sharpened. The slope of z by tau is
+        samples. Positive: the text becomes less likely as the head's attention is sharpened. The slope of z by tau is
         sum_j A_j (s_j - sum_k A_k s_k) v_j, of scores s, attention A and values v.
 
     Raises:
-        ValueError: for windows of a single token.
+        ValueError: for a model that does not predict the next token, and windows of a single token or of more tokens
+            than the model has positions for.
     """
-    if windows.ndim != 2 or windows.shape[1] < 2 or len(windows) == 0:
-        raise ValueError(
-            f"Windows of shape {[*windows.shape]} were given; expected [window, pos] with 2 tokens or more."
-        )
+    check_windows(model, windows)
     samples = np.stack(
         [
             _slopes(model, window[None].to(model.device))
@@ -64,7 +63,7 @@ def temperature_slopes(model: Model, windows: Int[Tensor, "window pos"], *, prog
         dims=("layer", "head"),
         name="temperature slope",
         units="next-token loss, nats per token and unit of tau",
-        sign="negative: sharper attention makes the text likelier",
+        sign="positive: sharper attention makes the text less likely",
         provenance={**text_origin(model, windows), "analysis": "temperature_slopes"},
     )
 

@@ -79,12 +79,17 @@ def continuation(tokenizer: PreTrainedTokenizerBase, prompt: str, text: str) -> 
     return added[0] if len(added) == 1 else None
 
 
-def answer_token(tokenizer: PreTrainedTokenizerBase, prompt: str | list[int], answer: str | int, where: str) -> int:
-    """The token id of an answer behind its prompt, or ValueError with the pieces it falls into."""
+def answer_token(
+    tokenizer: PreTrainedTokenizerBase, prompt: str | list[int], answer: str | int, where: str, noun: str = "answer"
+) -> int:
+    """The token id of an answer behind its prompt, or ValueError with the pieces it falls into.
+
+    The error starts with `where` and calls the answer by its noun, such as "foil" or "choice".
+    """
     if isinstance(answer, int):
         return answer
     if not isinstance(prompt, str):
-        raise ValueError(f"{where}: the prompt is given as token ids, so give the answer {answer!r} as a token id too.")
+        raise ValueError(f"{where}: the prompt is given as token ids, so give the {noun} {answer!r} as a token id too.")
     token = continuation(tokenizer, prompt, answer)
     if token is not None:
         return token
@@ -92,13 +97,13 @@ def answer_token(tokenizer: PreTrainedTokenizerBase, prompt: str | list[int], an
     kept = len(encode(tokenizer, prompt))
     if whole[:kept] != encode(tokenizer, prompt):
         raise ValueError(
-            f"{where}: the prompt's own tokens change when the answer {answer!r} follows; "
-            "end the prompt without a space and start the answer with it (' word')."
+            f"{where}: the prompt's own tokens change when the {noun} {answer!r} follows; "
+            f"end the prompt without a space and start the {noun} with it (' word')."
         )
     pieces = tokenizer.convert_ids_to_tokens(whole[kept:])
     spaced = not answer.startswith(" ") and continuation(tokenizer, prompt, " " + answer) is not None
-    hint = f"did you mean {' ' + answer!r}, with the space?" if spaced else "choose an answer of one token."
-    raise ValueError(f"{where}: the answer {answer!r} is not one known token but {pieces}; {hint}")
+    hint = f"did you mean {' ' + answer!r}, with the space?" if spaced else "give a word that is one."
+    raise ValueError(f"{where}: the {noun} {answer!r} is not one known token but {pieces}; {hint}")
 
 
 def span_of(tokenizer: PreTrainedTokenizerBase, text: str, start: int, end: int) -> range:

@@ -53,7 +53,7 @@ def _acts(edit: Edit, towers: Mapping[str, Tower], resolve: Callable[[Group], Gr
 def _steps(edit: Recalibration, towers: Mapping[str, Tower], resolve: Callable[[Group], Group]) -> list[Step]:
     match edit:
         case Recalibrate():
-            groups = edit.groups
+            groups = edit.keys
         case KnockOut() if edit.groups is not None:
             groups = {"cut": edit.groups}
         case ForceRow():

@@ -74,17 +74,36 @@ class AttentionTaps:
         z = call.z()
         edited = sorted({head for step in self.steps for head in step.heads})
         heads = range(call.query.shape[1]) if self.watchers else edited
-        for block in row_blocks(call, self.layer, heads, self.clock, key_start):
+        rows = self._rows_asked(call.query.shape[2])
+        for block in row_blocks(call, self.layer, heads, self.clock, key_start, rows=rows):
             outcome = self._recalibrated(block)
             self._look(block, outcome.pattern)
-            changed = outcome.changed(block).transpose(1, 2)[..., None]
+            changed = self._moving(outcome, block).transpose(1, 2)[..., None]
             if changed.any():
                 # not in place: autograd may hold the model's own
                 z = z.clone() if z.requires_grad else z
-                rows = slice(block.first_row, block.first_row + len(block.queries))
-                own = z[:, rows][:, :, [*block.heads]]
-                z[:, rows, [*block.heads]] = torch.where(changed, block.z(outcome.pattern).to(z.dtype), own)
+                at = slice(block.first_row, block.first_row + len(block.queries))
+                own = z[:, at][:, :, [*block.heads]]
+                z[:, at, [*block.heads]] = torch.where(changed, block.z(outcome.pattern).to(z.dtype), own)
         return z
+
+    def _rows_asked(self, queries: int) -> tuple[int, int]:
+        """From the first row that a step names up to behind the last; all where one is about all, or looks back."""
+        named = [step.rows_named for step in self.steps if not step.remembers]
+        rows = [each.reshape(-1) for each in named if each is not None]
+        if self.watchers or self.reports or not rows or len(rows) < len(self.steps):
+            return 0, queries
+        places = torch.cat(rows) - self.clock.past
+        return max(int(places.min()), 0), min(int(places.max()) + 1, queries)
+
+    def _moving(self, outcome: Outcome, block: Block) -> Tensor:
+        """The rows that changed, and those that have a gradient in a temperature that leaves them as they are."""
+        moving = outcome.changed(block)
+        for step in self.steps:
+            tau = getattr(step.edit, "tau", None)
+            if isinstance(tau, Tensor) and tau.requires_grad and torch.is_grad_enabled():
+                moving[:, block.places(step.heads)] |= step.rows(block)[:, None]
+        return moving
 
     def _recalibrated(self, block: Block) -> Outcome:
         outcome = recalibrated(block, self.steps)

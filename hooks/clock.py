@@ -41,7 +41,8 @@ class Clock:
             return None
         if self.past == 0:
             return new
-        if self.tokens is None or self.tokens.shape[1] != self.past:
+        # the prompts of a cache may have been repeated since
+        if self.tokens is None or self.tokens.shape != (len(new), self.past):
             return None
         return torch.cat([self.tokens, new], 1)
 

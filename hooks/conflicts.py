@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from itertools import combinations
 
 import torch
-from torch import Tensor
 
-from headlens.hooks.row_edits import ForceRow, KnockOut, Temperature
-from headlens.hooks.steps import Recalibration, Step
+from headlens.hooks.row_edits import ForceRow, Temperature
+from headlens.hooks.steps import Step
 from headlens.hooks.taps import Tap
 
 
@@ -25,7 +24,7 @@ def refuse_conflicts(acts: Sequence[Tap | Step]) -> None:
             if pattern_before is not None:
                 raise ValueError(
                     f"{act.asked_by} acts before edits of the pattern and was given after {pattern_before.asked_by}; "
-                    "give it first."
+                    "give it first (a hook that only looks can come last)."
                 )
         elif not act.observes and act.site.name == "pattern":
             pattern_before = act
@@ -37,7 +36,7 @@ def refuse_conflicts(acts: Sequence[Tap | Step]) -> None:
     for one, other in combinations([act for act in acts if isinstance(act, Step)], 2):
         shared = sorted({*one.heads} & {*other.heads})
         why = _conflict(one, other)
-        if shared and why and _may_meet(one.edit, other.edit):
+        if shared and why and _may_meet(one, other):
             raise ValueError(f"{one.asked_by} and {other.asked_by} both edit L{one.site.layer}H{shared[0]}: {why}.")
 
 
@@ -57,18 +56,10 @@ def _conflict(one: Step, other: Step) -> str:
     return ""
 
 
-def _may_meet(one: Recalibration, other: Recalibration) -> bool:
+def _may_meet(one: Step, other: Step) -> bool:
     """Whether two edits may have a row in common."""
-    rows, others = _rows_named(one), _rows_named(other)
+    rows, others = one.rows_named, other.rows_named
     if rows is None or others is None:
         return True
-    by_prompt = rows.shape == others.shape and one.pos is not None and other.pos is not None
+    by_prompt = rows.shape == others.shape and one.edit.pos is not None and other.edit.pos is not None
     return bool((rows == others).any() if by_prompt else torch.isin(rows, others).any())
-
-
-def _rows_named(edit: Recalibration) -> Tensor | None:
-    """Rows by position, for all prompts or for each; None where the edit is about all."""
-    if edit.pos is not None:
-        return torch.as_tensor(edit.pos).cpu()
-    edges = edit.edges if isinstance(edit, KnockOut) else ()
-    return torch.tensor([query for query, _ in edges]) if edges else None

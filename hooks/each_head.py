@@ -89,7 +89,12 @@ class EachHead:
                 note_massive(group, layer, kept.resid_pre, clock)
         listener = AttentionTaps(layer, False, clock, dict.fromkeys(ATTENTION_SITES, ()), [step])
         with torch.no_grad():
-            return kept.call.z(), listener(self.model.layers[layer].attention, kept.call)[0]
+            said = kept.call.z(), listener(self.model.layers[layer].attention, kept.call)[0]
+        if not step.fired:
+            raise ValueError(
+                f"{step.asked_by} is about rows that these prompts of {self.tokens.shape[1]} tokens do not have."
+            )
+        return said
 
     def _first_change(self, head: Head) -> int | None:
         plain, edited = (said[:, :, head.head] for said in self.said[head.layer])

@@ -97,7 +97,7 @@ def note_massive(group: Massive, layer: int, resid: Float[Tensor, "batch pos d_m
     memory = clock.memory.setdefault((group, layer), {})
     # nested blocks note the same tokens twice; a cache that was filled elsewhere is refused by `follow`
     before = memory.get("massive", found)[:, : clock.past]
-    memory["massive"] = torch.cat([before, found], 1)
+    memory["massive"] = torch.cat([before, found], 1) if len(before) == len(found) else found
 
 
 def _tokens(block: Block) -> Tensor:

@@ -7,9 +7,11 @@ groups for all of them together, a function of your own, and a result of `find_s
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from operator import index
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -132,6 +134,8 @@ class Either:
     groups: tuple["Group", ...]
 
     def __post_init__(self) -> None:
+        if not self.groups:
+            raise ValueError("Either was given no groups; give one or more.")
         object.__setattr__(self, "groups", tuple(as_group(each) for each in self.groups))
 
 
@@ -164,18 +168,24 @@ def as_group(given: Any) -> Group:
         return _NAMED[given]
     if callable(given):
         return Chosen(given)
+    if isinstance(given, np.ndarray):
+        given = torch.from_numpy(given)
     if isinstance(given, Tensor):
         return Positions(given.reshape(-1) if given.ndim == 0 else given)
-    if isinstance(given, int) and not isinstance(given, bool):
-        return Positions(torch.tensor([given]))
+    if _is_whole(given):
+        return Positions(torch.tensor([int(given)]))
     if isinstance(given, Sequence | range) and len(given):
-        if all(isinstance(entry, int) and not isinstance(entry, bool) for entry in given):
-            return Positions(torch.tensor([*given]))
+        if all(_is_whole(entry) for entry in given):
+            return Positions(torch.tensor([int(entry) for entry in given]))
         return Either(tuple(given))
     raise ValueError(
         f"{given!r} is not a group of keys; give positions, a name such as 'first' or 'punctuation', a group of "
         "headlens.hooks.groups, a function of a block, or what find_sinks returned."
     )
+
+
+def _is_whole(given: Any) -> bool:
+    return isinstance(given, Integral) and not isinstance(given, bool)
 
 
 def parts_of(group: Group) -> tuple[Group, ...]:

@@ -19,8 +19,8 @@ def follow(clock: Clock, layer: int, call: Attention, key_start: int, steps: Seq
     if clock.past:
         if memory.get("end") != clock.past or not {*steps} <= memory["steps"]:
             raise ValueError(
-                f"This cache holds {clock.past} tokens that were read outside the edit, which depends on everything "
-                "that a run read before; start the run inside the edit."
+                f"This cache holds {clock.past} tokens whose last step was not this run's own, and the edit depends on "
+                "everything that a run read before; start the run inside the edit, and go on step by step."
             )
         # a sliding window has forgotten the oldest of them
         kept = memory["keys"][:, :, key_start - memory["start"] :]

@@ -133,8 +133,10 @@ class Model:
     def edited(self, *edits: Edit, report: Report | None = None) -> Iterator["Model"]:
         """Every run inside the block, `generate` included, is under these edits, applied in the order given.
 
-        Blocks nest: outer edits act first. An edit that never took effect raises RuntimeError at the end. Edits of
-        attention rows that would depend silently on their order raise ValueError. What those do is counted in `report`.
+        Blocks nest: outer edits act first. Edits of attention rows act in the algebra's order, in whatever order they
+        are given: temperatures, then what is renormalised, then transfers, then policy raw; where a transfer's place
+        would matter, or there is no such order, they raise ValueError. What they do is counted in `report`. An edit
+        whose layer, rows or positions never ran raises RuntimeError at the end.
         """
         acts = acts_of(edits, self.towers, Resolving(self.tokenizer, self.hf.config))
         with tapped(self.hf, self.towers, acts, report):
@@ -147,7 +149,8 @@ class Model:
         inputs.pop("position_ids", None)
         generate: Any = self.hf.generate
         with torch.no_grad(), listening(self.hf):
-            return generate(**inputs, **kwargs)
+            # hooks do something else at each step, and compiled (static caches on a GPU are) each is traced anew
+            return generate(**inputs, **{"disable_compile": True, **kwargs})
 
     def to_tokens(self, text: str | Sequence[str]) -> Tensor:
         """Token ids [batch, pos] of one or several texts, as the tokenizer does by default."""

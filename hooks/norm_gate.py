@@ -36,9 +36,9 @@ class NormGate:
     ) -> Bool[Tensor, "batch pos head"]:
         """Which heads are off at each token; `start` is the position of the first."""
         batch, length, heads, _ = query.shape
-        n_off = round(self.off * heads)
+        n_off = min(round(self.off * heads), heads - 1)
         if self.off and not n_off:
-            raise ValueError(f"NormGate(off={self.off}) is less than half a head of {heads}; give a larger share.")
+            raise ValueError(f"NormGate(off={self.off}) rounds to no head of {heads}; give a larger share.")
         positions = torch.arange(start, start + length, device=query.device)
         size = query.float().norm(dim=-1)
         if self.by == "largest":

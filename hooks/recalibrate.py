@@ -37,6 +37,7 @@ class Recalibrate:
     receivers: Any = None
     beta: float | None = None
     pos: Positions = None
+    keys: Mapping[str, Group | str] = field(init=False, repr=False, default_factory=dict)  # checked, by name
 
     def __post_init__(self) -> None:
         check_positions(self.pos)
@@ -49,12 +50,14 @@ class Recalibrate:
                     f"Recalibrate was given {given!r}; expected groups={{name: keys}} and multipliers={{name: number}}"
                     ", such as groups={'start': 'first'}, multipliers={'start': 0.5}."
                 )
+        # a copy, so that a dict that changes later does not change the edit
+        object.__setattr__(self, "multipliers", dict(self.multipliers))
         checked = _transfer_groups(self) if self.policy == "transfer" else _multiplied_groups(self)
-        object.__setattr__(self, "groups", checked)
+        object.__setattr__(self, "keys", checked)
 
     def weights(self) -> list[float]:
         """The multiplier of each group, those in none (or the rest) first."""
-        return [float(self.multipliers.get(name, 1)) for name in ("rest", *self.groups)]
+        return [float(self.multipliers.get(name, 1)) for name in ("rest", *self.keys)]
 
 
 def _multiplied_groups(edit: Recalibrate) -> dict[str, Group]:

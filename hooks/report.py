@@ -38,8 +38,7 @@ class Report:
 
     def add(self, block: Block, outcome: Outcome, steps: Sequence[Step]) -> None:
         """Count one block of one layer."""
-        about = torch.zeros(len(block.scores), len(block.heads), len(block.queries), dtype=torch.bool)
-        about = about.to(block.scores.device)
+        about = torch.zeros_like(outcome.idle)
         for step in steps:
             about[:, block.places(step.heads)] |= step.rows(block)[:, None]
         before, after = block.pattern.detach(), outcome.pattern.detach()

@@ -1,4 +1,7 @@
-"""One layer's attention in blocks of query rows, so that no [query, key] matrix of a whole layer is ever stored."""
+"""One layer's attention in blocks of query rows, so that no [query, key] matrix of a whole layer is ever stored.
+
+Autograd, where it is on, keeps the blocks of edited heads.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +25,9 @@ class Block:
 
     layer: int
     heads: tuple[int, ...]
-    scores: Float[Tensor, "batch head row key"]  # in float32 at least; hidden keys are -inf
+    scores: Float[
+        Tensor, "batch head row key"
+    ]  # computed in the model's dtype, held in float32 at least; -inf at hidden keys
     sinks: Float[Tensor, " head"] | None
     value: Float[Tensor, "batch kv_head key d"]
     first_row: int  # of the call's queries
@@ -48,7 +53,7 @@ class Block:
         real = self.clock.real
         if real is None:
             return torch.ones(1, len(self.queries), dtype=torch.bool, device=self.queries.device)
-        return real[:, self.queries]
+        return real.to(self.queries.device)[:, self.queries]
 
     @cached_property
     def first_key(self) -> Int[Tensor, "#batch 1"]:
@@ -56,7 +61,7 @@ class Block:
         real = self.clock.real
         if real is None:
             return torch.zeros(1, 1, dtype=torch.int64, device=self.queries.device)
-        return real.int().argmax(1, keepdim=True)
+        return real.to(self.queries.device).int().argmax(1, keepdim=True)
 
     def places(self, heads: Sequence[int]) -> list[int]:
         """Where these heads are in the block."""

@@ -55,7 +55,8 @@ class KnockOut:
     """Cut attention: single `edges` (query, key) of absolute positions, or whole `groups` of keys.
 
     With policy renorm the row's other keys take what is cut; with raw nobody does. The results differ, so choose. A row
-    whose every key is cut is a ValueError under renorm, since nothing is left to divide by.
+    whose every key is cut is a ValueError under renorm, since nothing is left to divide by. An edge to a key that its
+    row does not see (a later one) changes nothing.
     """
 
     heads: Heads
@@ -80,7 +81,7 @@ class ForceRow:
     """Make the row at `pos` attend to `keys` and nothing else, to each equally (2310.08744 does so at END).
 
     `pos` is one position or one per prompt; `keys` is a group, such as [41, 45] or a [prompt, n] tensor of positions,
-    of which those that the row sees count. A learned sink (gpt-oss) keeps its share.
+    of which those that the row sees count. A learned sink (gpt-oss) keeps its logit.
     """
 
     heads: Heads

@@ -4,7 +4,8 @@ The Attention Calibration Technique (2406.15765) calls key j a sink of a head wh
 receives per row that can see it, exceeds alpha / T. That looks at rows behind the one being changed, and at no cached
 step can it be had. So there are three modes:
 
-- `prefill_column`: the paper's. The mean is over all rows of the prompt, T its length. Not causal.
+- `prefill_column`: the paper's. The mean is over all rows of the prompt, T its length (or the
+  window's, where that is shorter). Not causal.
 - `causal_column`: at row i the mean is over rows up to i, T is what row i sees. The same in prefill and decode.
 - `row`: row i's own attention exceeds alpha / T, T as before. Causal, without memory.
 
@@ -130,7 +131,8 @@ def _seen(block: Block) -> Float[Tensor, "batch head row 1"]:
 def _columns(block: Block) -> tuple[Tensor, Tensor]:
     """Each real row's attention, and 1 where it sees the key."""
     real = block.real[:, None, :, None]
-    return torch.where(real, block.pattern, 0), (block.visible & real).to(block.scores.dtype)
+    # without gradients: sums would keep every block's graph, and what comes of them are booleans
+    return torch.where(real, block.pattern.detach(), 0), (block.visible & real).to(block.scores.dtype)
 
 
 def _kept(before: Tensor | None, so_far: Tensor, start: int) -> Tensor:

@@ -60,6 +60,14 @@ class Step:
         named = [group for group in self.groups.values() if not isinstance(group, str)]
         return [part for group in named for part in parts_of(group)]
 
+    @property
+    def rows_named(self) -> Tensor | None:
+        """Its rows by position, for all prompts or for each; None where it is about all."""
+        if self.edit.pos is not None:
+            return torch.as_tensor(self.edit.pos).cpu()
+        edges = self.edit.edges if isinstance(self.edit, KnockOut) else ()
+        return torch.tensor([query for query, _ in edges]) if edges else None
+
     def of(self, block: Block) -> "Block | None":
         """The part of a block that this edit acts on, or None where none of its rows are in it."""
         rows = self.rows(block)
@@ -92,11 +100,11 @@ class Outcome:
 def recalibrated(block: Block, steps: Sequence[Step]) -> Outcome:
     """The block's attention under these steps, in the order of the algebra. A row left without any key is a
     ValueError."""
-    scores, pattern = block.scores, None
+    scores = block.scores
     for step in sorted(steps, key=_stage):
         own = step.of(block)
-        # a rule that looks back must see every row, also of heads and rows that are not its own here
         if own is None:
+            # a rule that looks back must see every row, also those that are not its own
             _look(step, block)
             continue
         step.fired.append(True)
@@ -164,9 +172,11 @@ def _groups_in(step: Step, own: Block) -> Integer[Tensor, "#batch #head #row key
 
 
 def _edges(edit: KnockOut, own: Block) -> Integer[Tensor, "1 1 row key"]:
+    edges = torch.tensor(edit.edges, device=own.keys.device)
+    here = edges[torch.isin(edges[:, 0], own.queries) & torch.isin(edges[:, 1], own.keys)]
+    rows, keys = (here - torch.stack([own.queries[0], own.keys[0]])).T
     cut = torch.zeros(len(own.queries), len(own.keys), dtype=torch.uint8, device=own.keys.device)
-    for query, key in edit.edges:
-        cut[(own.queries == query)[:, None] & (own.keys == key)] = 1
+    cut[rows, keys] = 1
     return cut[None, None]
 
 

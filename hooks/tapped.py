@@ -47,10 +47,10 @@ def tapped(
                 whole = _listener(own, at, outer, index, towers[tower].is_cross, clock, report)
                 stack.enter_context(placed({layer.attention: whole}))
             _install(stack, layer, BlockTaps(at, clock, layer, towers[tower].n_heads))
-            for group in {group for act in own if isinstance(act, Step) for group in act.parts}:
-                if isinstance(group, Massive):
-                    note = partial(_note, group, index, clock)
-                    _hooked(stack, layer.block.register_forward_pre_hook(note, with_kwargs=True))
+            parts = [part for act in own if isinstance(act, Step) for part in act.parts]
+            for group in {part for part in parts if isinstance(part, Massive)}:
+                note = partial(_note, group, index, clock)
+                _hooked(stack, layer.block.register_forward_pre_hook(note, with_kwargs=True))
         yield
         silent = sorted({f"{act.asked_by} at {act.site}" for act in acts if not act.fired})
         if silent:

@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 
 from headlens.hooks.groups import KINDS, Either, Group, Image, Kind, TokenIds, Words
 
-_kinds: "WeakKeyDictionary[Any, dict[str, TokenIds]]" = WeakKeyDictionary()
+_kinds: "WeakKeyDictionary[Any, tuple[int, dict[str, TokenIds]]]" = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +41,10 @@ class Resolving:
         return getattr(self.tokenizer, "tokenizer", self.tokenizer)
 
     def _one_token(self, text: str) -> int:
+        # a text that is a piece itself: sentencepiece would put a space before it
+        own = self._known().get_vocab().get(text)
+        if own is not None:
+            return own
         ids = self._known()(text, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
             pieces = self._known().convert_ids_to_tokens(ids)
@@ -58,7 +62,9 @@ class Resolving:
 
 def token_kinds(tokenizer: Any) -> dict[str, TokenIds]:
     """Every token of a vocabulary by its kind; a token of none of them is in no group."""
-    if tokenizer not in _kinds:
+    known = _kinds.get(tokenizer)
+    # tokens may have been added since
+    if known is None or known[0] != len(tokenizer):
         by_kind: dict[str, list[int]] = {kind: [] for kind in KINDS}
         special = {*tokenizer.all_special_ids}
         ids = range(len(tokenizer))
@@ -68,19 +74,23 @@ def token_kinds(tokenizer: Any) -> dict[str, TokenIds]:
             kind = "special" if token in special else kind_of(" " if piece == "\N{LOWER ONE EIGHTH BLOCK}" else text)
             if kind is not None:
                 by_kind[kind].append(token)
-        _kinds[tokenizer] = {kind: TokenIds(tuple(ids)) for kind, ids in by_kind.items()}
-    return _kinds[tokenizer]
+        known = len(tokenizer), {kind: TokenIds(tuple(ids)) for kind, ids in by_kind.items()}
+        _kinds[tokenizer] = known
+    return known[1]
 
 
 def kind_of(text: str) -> str | None:
-    """newline, space, punctuation (also symbols), number or word (any letter); None for bytes that are no text."""
+    """newline, space, punctuation (also symbols), number or word (any letter).
+
+    None for what is none of these: broken bytes, control characters, 10%, lone accents.
+    """
     if "\n" in text:
         return "newline"
     bare = text.strip()
     if not bare:
         return "space" if text else None
     if all(unicodedata.category(letter)[0] in "PS" for letter in bare):
-        return None if bare == "\N{REPLACEMENT CHARACTER}" else "punctuation"
+        return None if {*bare} == {"\N{REPLACEMENT CHARACTER}"} else "punctuation"
     if all(letter.isdigit() for letter in bare):
         return "number"
     return "word" if any(letter.isalpha() for letter in bare) else None

@@ -31,8 +31,9 @@ def attention_scores(
     `bias` is added before the soft cap `c * tanh(score / c)`, as T5 and Gemma-2 respectively use them.
     """
     # the query heads of a group are rows of one product, so that no key is copied
-    rows = query.reshape(len(query), key.shape[1], -1, query.shape[3])
-    scores = torch.matmul(rows, key.transpose(2, 3)).reshape(*query.shape[:3], -1) * scaling
+    # and scaled before it, which in half precision keeps large ones finite
+    rows = (query * scaling).reshape(len(query), key.shape[1], -1, query.shape[3])
+    scores = torch.matmul(rows, key.transpose(2, 3)).reshape(*query.shape[:3], -1)
     if bias is not None:
         scores = scores + bias
     if softcap is not None:

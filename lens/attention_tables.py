@@ -22,7 +22,7 @@ class Measured(NamedTuple):
 
 
 class StatsTable(RunTable):
-    """[stats]: the arguments of `headlens.head_stats`. A group is a name, or several joined by "+"."""
+    """[stats]: `what` of `headlens.head_stats`, and `group`, its groups by name: one word, or several joined by "+"."""
 
     what: Listed = None
     group: Listed = None
@@ -86,11 +86,11 @@ class SinksTable(RuleTable):
         self.rule()
 
     def fitted(self, model: "Model", task: "Prompts") -> "SinkRule":
-        """The rule. ValueError for a model whose rows it cannot judge."""
-        from headlens.analyses.sinks import check
+        """The rule. ValueError for a model whose rows it cannot judge, or with too few positions for these prompts."""
+        from headlens.analyses.sinks_run import check
 
         rule = self.rule()
-        check(model, rule)
+        check(model, task, rule)
         return rule
 
 

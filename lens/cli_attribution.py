@@ -1,12 +1,13 @@
 """`headlens attribute` and `headlens verify`: rank every head by gradients, then patch the first ones for real."""
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headlens.carry_out import carry_out
 from headlens.cli_options import (
+    SHOWN,
     Axes,
     Device,
     Direction,
@@ -23,13 +24,13 @@ from headlens.cli_options import (
     folder_of,
     work_of,
 )
+from headlens.source import check_seed
 
 if TYPE_CHECKING:
     from headlens.analyses.headmap import HeadMap
     from headlens.analyses.tasks import Task
     from headlens.hooks.model import Model
-
-SHOWN = 12
+    from headlens.work import Ready
 
 
 def attribute(
@@ -64,8 +65,7 @@ def attribute(
     from headlens.analyses.checkpoints import Checkpoint
     from headlens.analyses.provenance import origin
     from headlens.ranking import cells_of, counted, described
-    from headlens.runs import announce, write_results
-    from headlens.work import prepare
+    from headlens.runs import write_results
 
     work = work_of(
         "attribute",
@@ -81,28 +81,28 @@ def attribute(
         positions=positions,
         steps=steps,
     )
-    folder, ready = folder_of(out, work), prepare(work)
-    plan, settings = ready.plan, work.table.model_dump(include={"steps"})
-    announce(ready.files, folder, fresh)
-    identity = {"analysis": "attribute", **origin(ready.model, ready.task), **plan.described(), **settings}
-    started = time.perf_counter()
-    with Checkpoint.open(folder, identity, resume=not fresh):
-        headmap = attributed(
-            ready.model,
-            ready.task,
-            plan.site,
-            plan.axes,
-            plan.metrics,
-            plan.direction,
-            positions=plan.positions,
-            **settings,
-        )
-        seconds = time.perf_counter() - started
-        written = write_results(headmap, ready.files, folder)
+    folder, settings = folder_of(out, work), work.table.model_dump(include={"steps"})
+
+    def compute(ready: "Ready") -> "HeadMap":
+        plan = ready.plan
+        identity = {"analysis": "attribute", **origin(ready.model, ready.task), **plan.described(), **settings}
+        with Checkpoint.open(folder, identity, resume=not fresh):
+            return attributed(
+                ready.model,
+                ready.task,
+                plan.site,
+                plan.axes,
+                plan.metrics,
+                plan.direction,
+                positions=plan.positions,
+                **settings,
+            )
+
+    done = carry_out(work, folder, fresh, compute)
+    ready, headmap = done.ready, done.result
+    written = write_results(headmap, ready.files, folder)
     pairs = f"{counted(len(ready.task), 'pair')} of {ready.task.name}"
-    typer.echo(
-        f"{ready.model.name}: {cells_of(headmap)} on {pairs} in {seconds:.1f} s, by {headmap.provenance['method']}"
-    )
+    typer.echo(f"{ready.model.name}: {cells_of(headmap)} on {pairs} {done.took}, by {headmap.provenance['method']}")
     typer.echo(described(headmap, SHOWN))
     typer.echo(f"Wrote {', '.join(written)} in {folder}; `headlens verify {folder}` patches the first heads.")
 
@@ -120,6 +120,7 @@ def verify(
     """
     from headlens.analyses.verification import verify as verified
     from headlens.export import export
+    from headlens.kinds import KINDS
     from headlens.runs import VERIFIED, read_result
     from headlens.sweepfile import read_work
     from headlens.work import CONFIG_FILE, prepare
@@ -127,9 +128,13 @@ def verify(
     config = run / CONFIG_FILE
     if not config.is_file():
         raise ValueError(f"{run} holds no {CONFIG_FILE} that says what it is of; give a run of `headlens attribute`.")
-    work = read_work(config, "attribute", "sweep")
-    if work.kind == "sweep":
-        raise ValueError(f"{run} is a run of `headlens sweep`, whose numbers are exact already.")
+    check_seed(seed)
+    work = read_work(config, "attribute", *KINDS)
+    if work.kind != "attribute":
+        exact = ", whose numbers are exact already" if work.kind == "sweep" else ""
+        raise ValueError(
+            f"{run} is a run of `headlens {work.kind}`{exact}, and verify takes runs of `headlens attribute`."
+        )
     ranked = read_result(run)
     ready = prepare(work)
     _refuse_other_origin(run, ranked, ready.model, ready.task)

@@ -7,6 +7,7 @@ import typer
 
 from headlens.carry_out import carry_out
 from headlens.cli_options import (
+    SHOWN,
     Alpha,
     Device,
     Dtype,
@@ -22,8 +23,6 @@ from headlens.cli_options import (
     folder_of,
     work_of,
 )
-
-SHOWN = 12
 
 
 def calibrate(

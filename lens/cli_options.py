@@ -11,10 +11,12 @@ if TYPE_CHECKING:
 
 MODEL = "smollm2-135m"
 TASK = "ioi"
+# How many cells a command prints of what it found.
+SHOWN = 12
 
 ModelName = Annotated[str, typer.Option("--model", help="A name of `headlens models`, a Hugging Face id or a folder.")]
-Prompts = Annotated[int, typer.Option("--n", help="How many prompt pairs.")]
-Seed = Annotated[int, typer.Option("--seed", help="Which prompt pairs.")]
+Prompts = Annotated[int, typer.Option("--n", help="How many prompts, or pairs of them.")]
+Seed = Annotated[int, typer.Option("--seed", help="Which of these.")]
 
 # What a run's file may say instead is None unless it is typed.
 OfModel = Annotated[
@@ -63,7 +65,10 @@ Text = Annotated[
 ]
 Length = Annotated[int | None, typer.Option("--length", help="Tokens of a window of text.", show_default="256")]
 Windows = Annotated[
-    int | None, typer.Option("--n", help="How many windows of text, or prompts of a task.", show_default="16")
+    int | None,
+    typer.Option(
+        "--n", help="How many windows of text, or prompts of a task.", show_default="16 windows, or the task's own"
+    ),
 ]
 OfWindows = Annotated[int | None, typer.Option("--seed", help="Which of these.", show_default="0")]
 Mode = Annotated[
@@ -77,9 +82,11 @@ Alpha = Annotated[
 Threshold = Annotated[
     float | None, typer.Option("--threshold", help="An absolute bound on attention in place of --alpha, such as 0.1.")
 ]
-MinRows = Annotated[int | None, typer.Option("--min-rows", help="A sink is seen by so many rows.", show_default="16")]
+MinRows = Annotated[
+    int | None, typer.Option("--min-rows", help="A sink is seen by at least so many rows.", show_default="16")
+]
 MinShare = Annotated[
-    float | None, typer.Option("--min-share", help="A sink is seen by this share of rows.", show_default="0.2")
+    float | None, typer.Option("--min-share", help="A sink is seen by at least this share of rows.", show_default="0.2")
 ]
 First = Annotated[bool | None, typer.Option("--first", help="The first token may be a sink too.", show_default="no")]
 Positions = Annotated[
@@ -118,15 +125,22 @@ def work_of(
         if typed:
             raise ValueError(f"{', '.join(typed)} was given beside {file}; beside a file go --out and --fresh only.")
         return read_work(file, kind)
-    task, text = _tables(said, KINDS[kind].default_task)
-    if "seed" in said and "seed" in KINDS[kind].table.model_fields:
+    table = KINDS[kind].table
+    draws = "seed" in table.model_fields
+    task, text = _tables(said, KINDS[kind].default_task, draws)
+    if "seed" in said and draws:
         chosen["seed"] = said["seed"]
-    read = KINDS[kind].choose(task, text, lambda table: f"--{table}", Path())
-    return Work(model or MODEL, read, KINDS[kind].table(**chosen), kind, device, dtype)
+    read = KINDS[kind].choose(task, text, lambda name: f"--{name}", Path())
+    return Work(model or MODEL, read, table(**chosen), kind, device, dtype)
 
 
-def _tables(said: Mapping[str, Any], default_task: str | None) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """The tables [task] and [text] that these options stand for, one of them None."""
+def _tables(
+    said: Mapping[str, Any], default_task: str | None, draws: bool
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The tables [task] and [text] that these options stand for, one of them None.
+
+    A run that `draws` has a use of its own for the seed, also beside a file.
+    """
     task, text = said.get("task"), said.get("text")
     if task is None and text is None:
         task = default_task
@@ -138,8 +152,9 @@ def _tables(said: Mapping[str, Any], default_task: str | None) -> tuple[dict[str
             raise ValueError(f"--{option} was given beside --task {task}; a run reads a task or a text.")
     if not task.endswith(".jsonl"):
         return {"name": task, **drawn}, None
-    if "n" in said:
-        raise ValueError(f"--n was given beside {task}; all prompts of a file are taken.")
+    for option in ("n", *(() if draws else ("seed",))):
+        if option in said:
+            raise ValueError(f"--{option} was given beside {task}; all prompts of a file are taken, in their order.")
     return {"file": task}, None
 
 

@@ -1,6 +1,5 @@
 """`headlens stats` and `headlens sinks`: what every head's attention is like on running text or a task's prompts."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +7,7 @@ import typer
 
 from headlens.carry_out import Done, carry_out
 from headlens.cli_options import (
+    SHOWN,
     Alpha,
     Device,
     Dtype,
@@ -32,8 +32,6 @@ from headlens.cli_options import (
 
 if TYPE_CHECKING:
     from headlens.analyses.headmap import HeadMap
-
-SHOWN = 12
 
 
 def stats(
@@ -148,8 +146,7 @@ def sinks(
     )
     found = done.result
     write_text(folder / SINKS_FILE, found.to_frame().to_csv(index=False, lineterminator="\n"))
-    counts = replace(found.counts(), clusters=done.ready.task.templates)
-    _write_and_show(done, counts, folder, f"{found.described()}\n", [SINKS_FILE])
+    _write_and_show(done, found.counts(), folder, f"{found.described()}\n", [SINKS_FILE])
 
 
 def _write_and_show(

@@ -8,6 +8,7 @@ import typer
 from headlens.carry_out import carry_out
 from headlens.cli_options import (
     MODEL,
+    SHOWN,
     Axes,
     Device,
     Direction,
@@ -29,8 +30,6 @@ from headlens.cli_options import (
 
 if TYPE_CHECKING:
     from headlens.work import Work
-
-SHOWN = 12
 
 
 def sweep(

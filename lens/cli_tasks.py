@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headlens.cli_options import ModelName, Prompts, Seed
+from headlens.source import check_seed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,6 +42,7 @@ def tasks(
         return
     # before the model is loaded: a slip of the pen is told at once
     make = maker_of(task)
+    check_seed(seed)
 
     from headlens.analyses.choice_task import ChoiceTask
     from headlens.analyses.tokens import tokenizer_of

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from headlens.analyses.headmap import HeadMap
 from headlens.analyses.uncertainty import Interval
 from headlens.numbers import decimals, reach, shown
 from headlens.page_data import TOP
@@ -34,6 +35,12 @@ def guide(by_metric: Mapping[str, Picture]) -> str:
     return " ".join(says)
 
 
+def in_words(headmap: HeadMap) -> str:
+    """The paragraph of what the map says of itself in words; nothing where it says nothing."""
+    words = headmap.provenance.get("in_words")
+    return "" if words is None else f'<p class="guide">{escape(str(words))}</p>\n'
+
+
 def table(picture: Picture, metric: str) -> str:
     """The largest cells of the whole map, for readers without scripts."""
     headmap, interval = picture.headmap, interval_of(picture.headmap)
@@ -58,12 +65,12 @@ def table(picture: Picture, metric: str) -> str:
 
 
 def provenance(made_from: Mapping[str, Any]) -> str:
-    """Everything that the map knows about its making; tokens in the short form that pictures show."""
+    """All that the map knows about its making, but `in_words`; tokens in the short form that pictures show."""
     if not made_from:
         return "<p>This map does not say.</p>"
     tokens = made_from.get("tokens")
     short = {"tokens": " ".join(marked(token)[0] for token in tokens)} if isinstance(tokens, list | tuple) else {}
-    return _nested({**made_from, **short})
+    return _nested({key: value for key, value in {**made_from, **short}.items() if key != "in_words"})
 
 
 def _nested(value: Any) -> str:
@@ -129,7 +136,9 @@ def _tokens(picture: Picture) -> list[str]:
     if not labels:
         return []
     differing = " (with … where prompts differ: the most common one)" if any(remark for _, remark in labels) else ""
-    return [f"Positions carry the token that stands there in the clean prompts{differing}."]
+    # head_stats reads running text too, and prompts without a corrupted one
+    which = "prompts" if picture.headmap.provenance.get("analysis") == "head_stats" else "clean prompts"
+    return [f"Positions carry the token that stands there in the {which}{differing}."]
 
 
 def _sureness(picture: Picture) -> str:

@@ -18,7 +18,6 @@ import numpy as np
 
 from headlens.analyses.headmap import HeadMap
 from headlens.analyses.uncertainty import Interval
-from headlens.one_metric import by_metric
 
 _ORDER = ("layer", "head", "heads", "pos", "query", "key")
 _TITLES = {"pos": "position", "heads": "set"}
@@ -70,6 +69,18 @@ def pictures(headmap: HeadMap) -> dict[str, Picture]:
     if 0 in headmap.values.shape:
         return {"": _picture(headmap)}
     return {name: _picture(each) for name, each in by_metric(headmap).items()}
+
+
+def by_metric(headmap: HeadMap) -> dict[str, HeadMap]:
+    """The map of each metric by its name; the map itself, under "", if it has no dim metric.
+
+    Where `provenance["metrics"]` has units and sign of a metric, its map has these, and is called like it.
+    """
+    if "metric" not in headmap.dims:
+        return {"": headmap}
+    own = headmap.provenance.get("metrics", {})
+    parts = {str(name): headmap.sel(metric=name) for name in headmap.coords["metric"]}
+    return {name: replace(each, name=name, **own[name]) if name in own else each for name, each in parts.items()}
 
 
 def interval_of(headmap: HeadMap) -> Interval | None:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from headlens.one_metric import by_metric
+from headlens.pictures import by_metric
 
 if TYPE_CHECKING:
     import pandas
@@ -22,14 +22,18 @@ _NOUNS = {
 
 
 def described(headmap: "HeadMap", k: int) -> str:
-    """The k strongest cells by each metric, with units above and the meaning of the sign below."""
+    """The k strongest cells by each metric, with units above and the meaning of the sign below.
+
+    What the map says of itself in words comes first.
+    """
     maps = by_metric(headmap)
     alike = len({each.sign for each in maps.values()}) == 1
     rankings = "\n".join(_titled(each, k) + ("" if alike else f"\n{each.sign}") for each in maps.values())
     sign = f"\n{headmap.sign}" if alike else ""
     # only tokens that are not the same in every prompt need a word
     note = "\nA token with … is the most common one at its position." if "…”" in rankings else ""
-    return f"{rankings}{sign}{note}"
+    words = f"{headmap.provenance['in_words']}\n" if "in_words" in headmap.provenance else ""
+    return f"{words}{rankings}{sign}{note}"
 
 
 def ranking(headmap: "HeadMap", k: int) -> str:

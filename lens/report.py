@@ -12,7 +12,7 @@ from headlens.analyses.atomic import write_text
 from headlens.analyses.headmap import HeadMap
 from headlens.javascript import module
 from headlens.page_data import page_data
-from headlens.page_text import guide, provenance, size, table
+from headlens.page_text import guide, in_words, provenance, size, table
 from headlens.pictures import pictures
 
 # Inside a script element only the end of that element matters; the last two end a line in some JavaScript.
@@ -52,7 +52,7 @@ _PAGE = """<!doctype html>
 <header>
 <h1>{name}</h1>
 <p class="made">{size}{prompts}</p>
-<p class="guide">{guide}</p>
+{words}<p class="guide">{guide}</p>
 </header>
 <main>
 <div id="map"></div>
@@ -95,6 +95,7 @@ def report_html(headmap: HeadMap) -> str:
         size=size(first) + (f", {len(by_metric)} metrics" if len(by_metric) > 1 else ""),
         prompts=f"; {prompts} prompts" if prompts > 1 else "",
         css=css,
+        words=in_words(headmap),
         guide=guide(by_metric),
         tables="".join(table(picture, metric) for metric, picture in by_metric.items()),
         provenance=provenance(headmap.provenance),

@@ -27,6 +27,12 @@ class Source:
         return {key: value for key, value in filled.items() if value is not None}
 
 
+def check_seed(seed: int) -> None:
+    """ValueError for a negative one, which nothing can be drawn by."""
+    if seed < 0:
+        raise ValueError(f"seed={seed} was given; expected a whole number from 0.")
+
+
 def read_only(source: Source) -> Source:
     """The same as `Prompts`, for a run that looks at prompts and not at answers."""
 

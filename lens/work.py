@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from headlens.catalogue import CATALOGUE
 from headlens.run_table import RunTable
-from headlens.source import Source
+from headlens.source import Source, check_seed
 from headlens.toml_text import toml
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ def prepare(work: Work) -> Ready:
     """Load the model and make the task. ValueError for whatever does not fit, as early as it can be known."""
     from headlens.models import load
 
+    for seed in (work.source.settings.get("seed"), getattr(work.table, "seed", None)):
+        check_seed(seed or 0)
     work.table.check()
     model = load(work.model, device=work.device, dtype=work.dtype)
     task = work.source.make(model)

@@ -1,5 +1,7 @@
 """Choice tasks from the user's own prompts: what they hold, that they come back from a file, and what is refused."""
 
+import json
+
 import pytest
 import torch
 
@@ -17,6 +19,9 @@ GOOD = {
     "template": "when",
 }
 IDS = {"prompt": [5, 6, 7], "choices": [9, 8], "answer": 1}
+
+SURROGATE = r"mine\.jsonl, line 1: '{}' contains '\\ud800', half of a surrogate pair; write the whole character\.$"
+TOO_LARGE = r"mine\.jsonl, line 1: '{}' contains the number -?10{{24}}, which 64 bits cannot hold"
 
 
 @pytest.fixture
@@ -99,8 +104,8 @@ def _text(folder):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"choices": [" Mary", "John"]}, r", choice 1: the answer 'John' is not one known token .*mean ' John', with"),
-        ({"choices": [" Mary", " xylo"]}, r", choice 1: the answer ' xylo' is not one known token but \['Ġ', 'x'"),
+        ({"choices": [" Mary", "John"]}, r": the choice 'John' is not one known token .*mean ' John', with"),
+        ({"choices": [" Mary", " xylo"]}, r": the choice ' xylo' is not one known token but \['Ġ', 'x'"),
         ({"choices": [" Mary"]}, r": the choices are \[' Mary'\]; give two or more"),
         ({"choices": [" Mary", " John", " John"]}, ": the choice ' John' is given twice"),
         ({"choices": " Mary"}, ": 'choices' is ' Mary'; it must be a list of texts or token ids"),
@@ -110,14 +115,15 @@ def _text(folder):
         ({"answer": True}, ": 'answer' is True; it must be the text of a choice or its place"),
         ({"prompt": ""}, ": the prompt is empty"),
         ({"prompt": []}, ": the prompt is empty"),
-        ({"prompt": [3, 4]}, ", choice 0: the prompt is given as token ids"),
+        ({"prompt": [3, 4]}, ": the prompt is given as token ids, so give the choice ' Mary' as a token id too"),
         ({"prompt": 3}, ": 'prompt' is 3; it must be text or a list of token ids"),
         (
             {"prompt": GOOD["prompt"] + " ", "choices": ["Mary", "John"], "answer": 1},
-            ", choice 0: the prompt's own tokens change",
+            ": the prompt's own tokens change when the choice 'Mary' follows",
         ),
         ({"chioces": []}, r": unknown key 'chioces' \(did you mean 'choices'\?\)"),
         ({"template": 3}, ": 'template' is 3; it must be text"),
+        ({"item": 3}, ": 'item' is 3; it must be text"),
         ({"prepend_bos": "yes"}, ": 'prepend_bos' is 'yes'; it must be true or false"),
         ({"prepend_bos": True}, "disagree about prepend_bos"),
     ],
@@ -163,7 +169,15 @@ def test_prompts_that_make_no_task_are_refused(tokenizer, rows, sentence):
         (b"{", r"mine\.jsonl, line 1: not JSON"),
         (b"\n\n[1]", r"mine\.jsonl, line 3: list found"),
         (b'\n{"prompt": "a", "choices": [" a"], "answer": 0}', r"mine\.jsonl, line 2: the choices are \[' a'\]"),
-        (b'{"prompt": "a", "choices": ["a", "Mary and"], "answer": 0}', r"mine\.jsonl, line 1, choice [01]: "),
+        (
+            b'{"prompt": "a", "choices": ["a", "Mary and"], "answer": 0}',
+            r"line 1: the choice 'Mary and' is not one known token",
+        ),
+        (b'{"prompt": "a \\ud800 b", "choices": [" a", " b"], "answer": 0}', SURROGATE.format("prompt")),
+        (b'{"prompt": "a", "choices": [" a", " \\ud800"], "answer": 0}', SURROGATE.format("choices")),
+        (b'{"prompt": "a", "choices": [1, 2], "answer": 0, "item": "\\ud800"}', SURROGATE.format("item")),
+        (b'{"prompt": [1, %d], "choices": [1, 2], "answer": 0}' % 10**24, TOO_LARGE.format("prompt")),
+        (b'{"prompt": [1], "choices": [1, -%d], "answer": 0}' % 10**24, TOO_LARGE.format("choices")),
         (b"", "no prompts"),
         (b"\xff\xfe", r"mine\.jsonl is not UTF-8 text"),
     ],
@@ -171,6 +185,15 @@ def test_prompts_that_make_no_task_are_refused(tokenizer, rows, sentence):
 def test_a_file_that_is_not_prompts_is_refused(tokenizer, tmp_path, text, sentence):
     (tmp_path / "mine.jsonl").write_bytes(text)
     with pytest.raises(ValueError, match=sentence):
+        ChoiceTask.from_jsonl(tokenizer, tmp_path / "mine.jsonl")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5000], ids=["brackets", "digits"])
+def test_a_line_that_python_cannot_read_is_named(tokenizer, tmp_path, text):
+    (tmp_path / "mine.jsonl").write_text(f"\n{text}")
+    with pytest.raises(
+        ValueError, match=r"^mine\.jsonl, line 2: Python cannot read this JSON .*; give smaller values\."
+    ):
         ChoiceTask.from_jsonl(tokenizer, tmp_path / "mine.jsonl")
 
 
@@ -201,6 +224,7 @@ def test_a_model_without_a_tokenizer_is_refused():
         ({"choices": torch.tensor([[1, 2, 3], [4, -5, -1]])}, "Prompt 1 contains the token id -5"),
         ({"tokens": torch.full((2, 4), -1)}, "Prompt 0 contains the token id -1"),
         ({"templates": ("a",)}, "templates has 1 entries for 2 prompts"),
+        ({"items": ("a",)}, "items has 1 entries for 2 prompts"),
     ],
 )
 def test_arrays_that_make_no_task_are_refused(changes, sentence):
@@ -227,6 +251,27 @@ def test_a_subset_keeps_what_belongs_to_its_prompts():
         task.subset([])
 
 
+def test_prompts_of_the_same_tokens_are_one_item_unless_told():
+    tokens = torch.tensor([[5, 6, 7, 0], [5, 6, 7, 4], [5, 6, 7, 9], [56, 7, 0, 0]])
+    choices, answers = torch.tensor([[1, 2]]).expand(4, 2), torch.tensor([0, 1, 1, 0])
+    first, longer, again, other = ChoiceTask("t", tokens, torch.tensor([3, 4, 3, 2]), choices, answers).items
+    assert first == again and len({first, longer, other}) == 3
+    told = ChoiceTask("t", tokens, torch.tensor([3, 4, 3, 2]), choices, answers, items=("", "a", "", "a"))
+    assert told.items == (first, "a", again, "a")
+
+
+def test_items_stay_with_their_prompts(tokenizer, tmp_path):
+    task = ChoiceTask.from_prompts(
+        tokenizer, [{**GOOD, "item": "drink"}, GOOD, {**IDS, "item": "b\u2028"}], name="mine"
+    )
+    assert task.items[0] == "drink" and task.items[2] == "b\u2028" and str(task.tokens[1, 3].item()) in task.items[1]
+    assert task.subset([2, 0]).items == ("b\u2028", "drink")
+    task.to_jsonl(tmp_path / "mine.jsonl")
+    assert ["item" in json.loads(line) for line in _text(tmp_path).split("\n")[:3]] == [True, False, True]
+    back = ChoiceTask.from_jsonl(tokenizer, tmp_path / "mine.jsonl")
+    assert back.items == task.items and back.hash == task.hash
+
+
 def test_the_hash_is_of_what_a_model_sees():
     task = ragged_choices()
     same = ragged_choices()
@@ -237,6 +282,7 @@ def test_the_hash_is_of_what_a_model_sees():
         {"choices": task.choices.masked_fill(task.choices == 60, 61)},
         {"tokens": task.tokens + 1},
         {"templates": ("a",) * 7},
+        {"items": ("a",) * 7},
     ):
         kept = {key: getattr(task, key) for key in ("name", "tokens", "lengths", "choices", "answers")}
         assert ChoiceTask(**{**kept, **changes}).hash != task.hash

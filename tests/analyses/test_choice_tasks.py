@@ -25,7 +25,7 @@ def tokenizer(request):
 
 @pytest.fixture(params=choice_tasks.REGISTRY)
 def make(request):
-    return choice_tasks.named(request.param)
+    return choice_tasks.REGISTRY[request.param]
 
 
 def prompts_of(task):
@@ -130,22 +130,46 @@ def test_bad_arguments_get_a_sentence(make, arguments, message):
         make(choice_tokenizers.unigrams(), **{"n": 2, **arguments})
 
 
-def test_an_unknown_task_names_the_nearest():
-    with pytest.raises(ValueError, match=r"Unknown choice task 'sentimnt' \(did you mean 'sentiment'\?\); the choice"):
-        choice_tasks.named("sentimnt")
-
-
 @pytest.mark.parametrize(
     ("name", "word"), [("sentiment", "negative"), ("question_kinds", "date"), ("agreement", "are")]
 )
 def test_a_choice_of_several_tokens_is_refused(name, word):
-    with pytest.raises(ValueError, match=rf"Prompt 0, choice \d: the answer ' {word}' is not one known token but"):
-        choice_tasks.named(name)(choice_tokenizers.unigrams((word,)), n=2)
+    with pytest.raises(ValueError, match=rf"Prompt 0: the choice ' {word}' is not one known token but"):
+        choice_tasks.REGISTRY[name](choice_tokenizers.unigrams((word,)), n=2)
 
 
 def test_a_tokenizer_of_characters_is_refused(make):
     with pytest.raises(ValueError, match="not one known token|Only 0 of the 45 things to compare are single tokens"):
         make(tiny_tokenizers.characters(), n=2)
+
+
+def test_the_prompts_of_an_item_have_one_answer(make):
+    task = make(choice_tokenizers.byte_pairs(), n=480)
+    assert len({*zip(task.items, right_texts(task), strict=True)}) == len({*task.items})
+
+
+@pytest.mark.parametrize("name", choice_tasks.REGISTRY)
+def test_items_are_what_the_templates_are_filled_with(name, tokenizer):
+    """Read back from the texts; of two things to compare, either may come first."""
+    task, templates = choice_tasks.REGISTRY[name](tokenizer, n=240, seed=1), read(name)["templates"]
+    asked = [_filled(templates[label], text) for label, text in zip(task.templates, task.texts, strict=True)]
+    if name == "larger":
+        asked = [frozenset(words.values()) for words in asked]
+    else:
+        asked = [tuple(sorted(words.items())) for words in asked]
+    assert len({*zip(asked, task.items, strict=True)}) == len({*asked}) == len({*task.items})
+
+
+def _filled(template, text):
+    """What stands in the slots of a template."""
+    return re.fullmatch(re.sub(r"\\{(\w+)\\}", r"(?P<\1>.+)", re.escape(template)), text).groupdict()
+
+
+def test_questions_come_in_several_templates():
+    task, asked = choice_tasks.question_kinds(choice_tokenizers.unigrams()), read("question_kinds")
+    assert {*task.items} == {question for kind in KINDS for question in asked[kind]}
+    pairs = {*zip(task.items, task.templates, strict=True)}
+    assert min(Counter(item for item, _ in pairs).values()) >= 2
 
 
 @pytest.mark.parametrize("name", choice_tasks.REGISTRY)

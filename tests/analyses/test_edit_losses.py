@@ -47,3 +47,7 @@ def test_what_does_not_fit(windows):
         edit_losses(held("llama"), windows[:, :1], {"off": [Ablate("L0H0")]})
     with pytest.raises(ValueError, match="No edits were given"):
         edit_losses(held("llama"), windows, {})
+    with pytest.raises(ValueError, match="does not predict the next token"):
+        edit_losses(held("t5"), windows, {"off": [Ablate("L0H0")]})
+    with pytest.raises(ValueError, match="65 tokens .* 64 positions"):
+        edit_losses(held("gpt2"), torch.full((2, 65), 7), {"off": [Ablate("L0H0")]})

@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DynamicCache
 
-from headlens.analyses.sink_tally import Tally
+from headlens.analyses.sink_tally import SinkTally
 from headlens.analyses.sinks import find_sinks
 from headlens.hooks import attention_taps
 from headlens.hooks.attention_taps import Watch
@@ -36,7 +36,7 @@ def tallied(pattern, most=4096, **rule):
     logs = torch.tensor(np.log(np.where(pattern > 0, pattern, 1)), dtype=torch.float32)[None, None]
     values = torch.zeros(1, 1, length, 1)
     call = Attention(logs, torch.eye(length)[None, None], values, mask=None, scaling=1.0, causal=True)
-    tally = Tally(SinkRule(**rule))
+    tally = SinkTally(SinkRule(**rule))
     for block in row_blocks(call, 0, (0,), Clock(), most=most):
         tally.look(block, block.pattern)
     rows, flagged, received, times = (part[0, 0].numpy() for part in tally.of_keys(length))

@@ -37,7 +37,7 @@ def test_counts_mass_and_table_say_the_same_as_the_patterns():
                 assert own["times"].gt(1).all() and own["share"].between(0, 1, inclusive="right").all()
                 assert own["received"].tolist() == [sinks.received[prompt, layer, head, pos] for pos in at]
     assert 0 not in table["pos"].values
-    assert counts.provenance["rule"] == {"mode": "causal_column", "threshold": None, "first": False, **LOOSE}
+    assert counts.provenance["rule"] == {"mode": "causal_column", "first": False, **LOOSE}
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,17 @@
 """Sinks found by the batch, beside those of one padded run."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from headlens.analyses.prompts import prompts_of_task
+from headlens.analyses.prompts import prompts_of_task, prompts_of_windows
 from headlens.analyses.sinks import find_sinks
 from headlens.analyses.sinks_run import sinks_run
 from headlens.hooks.model import wrap
 from headlens.hooks.sink_rule import SinkRule
-from tiny_models import tiny
+from tiny_models import held, tiny
 from tiny_tasks import ragged_task
 
 TOKEN, DIM, VALUE = 77, 5, -20_000
@@ -64,3 +66,16 @@ def test_a_folder_of_another_rule_is_refused(model, task, tmp_path):
     sinks_run(model, prompts, SinkRule(**RULE), run=tmp_path, progress=False)
     with pytest.raises(ValueError, match="rule.alpha: 1.3 there, 5.0 now"):
         sinks_run(model, prompts, SinkRule(**{**RULE, "alpha": 5.0}), run=tmp_path, progress=False)
+
+
+def test_counts_and_mass_know_which_prompts_share_a_template(model, task):
+    templates = tuple("aabbcc")
+    found = sinks_run(model, prompts_of_task(model, replace(task, templates=templates)), progress=False)
+    assert found.counts().clusters == found.mass().clusters == templates
+
+
+def test_prompts_longer_than_the_models_positions_leave_no_folder(tmp_path):
+    prompts = prompts_of_windows(held("gpt2"), torch.full((2, 65), 7), "mine", {})
+    with pytest.raises(ValueError, match="65 tokens .* 64 positions"):
+        sinks_run(held("gpt2"), prompts, run=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()

@@ -28,6 +28,9 @@ def test_a_map_says_what_it_is(tmp_path):
     np.testing.assert_allclose(entropy.values, entropy.samples.mean(0), rtol=1e-6)
     assert {"model", "weights_hash", "tokens_hash", "versions", "statistic"} <= {*entropy.provenance}
     assert (start.provenance["group"], mine.provenance["group"]) == ("First(n=2)", "<lambda>")
+    both = [lambda block: block.keys[None, None, None] < 1, range(1200)]
+    found = head_stats(held("gpt2"), IDS, (), groups={"both": both}, progress=False)
+    assert found["both"].provenance["group"] == f"Either(<lambda>, Positions({[*range(1200)]}))"
     start.save(tmp_path / "start.safetensors")
     assert HeadMap.load(tmp_path / "start.safetensors").described() == start.described()
 

@@ -1,6 +1,7 @@
 """Prompts of any lengths read by the batch, and several maps joined to one."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from headlens.analyses.attention_statistics import head_stats
 from headlens.analyses.prompts import prompts_of_task, prompts_of_windows
+from headlens.analyses.sinks import find_sinks
 from headlens.analyses.stats_run import as_one_map, stats_run
 from tiny_models import held, inputs_for
 from tiny_tasks import ragged_task
@@ -71,3 +73,47 @@ def test_windows_have_nothing_to_compare_them_with():
         stats_run(model, prompts, "divergence", progress=False)
     with pytest.raises(ValueError, match="'top_key' is a number for each token"):
         stats_run(model, prompts, ["top_key", "self"], progress=False)
+
+
+def test_each_prompts_own_positions_go_with_it():
+    model, task = held("llama"), ragged_task()
+    prompts = prompts_of_task(model, task)
+    own = torch.arange(6)[:, None] % 4 + torch.tensor([0, 2])
+    found = stats_run(model, prompts, (), {"own": own, "own or first": [own, "first"]}, progress=False)
+    for prompt, length in enumerate(task.lengths.tolist()):
+        _, cache = model.record(task.clean_tokens[prompt : prompt + 1, :length], names_filter="pattern")
+        rows = torch.cat([*cache.values()])[:, :, 1:]
+        for at, keys in enumerate([own[prompt].tolist(), sorted({0, *own[prompt].tolist()})]):
+            expected = rows[..., keys].sum(-1).mean(-1)
+            np.testing.assert_allclose(found.samples[prompt, ..., at], expected, rtol=0, atol=1e-5)
+    assert len([*prompts.batches()]) > 1 and "Positions([[0, 2], [1, 3]" in found.provenance["groups"]["own"]
+
+
+def test_a_folder_knows_every_position_and_refuses_functions(tmp_path):
+    model = held("llama")
+    prompts = prompts_of_windows(model, inputs_for("llama")["input_ids"], "mine", {})
+    many = torch.arange(1200)
+    measure = partial(stats_run, model, prompts, (), run=tmp_path / "run", progress=False)
+    measure({"mine": many})
+    with pytest.raises(ValueError, match="groups.mine: 'Positions"):
+        measure({"mine": torch.where(many == 600, 601, many)})
+    for group in (lambda block: block.keys == 0, ["first", lambda block: block.keys == 3]):
+        with pytest.raises(ValueError, match="'mine' is chosen by a function"):
+            stats_run(model, prompts, (), {"mine": group}, run=tmp_path / "other", progress=False)
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_very_sinks_of_another_run_are_refused_before_anything_is_read():
+    model, task = held("llama"), ragged_task()
+    fixed = find_sinks(model, task.clean_tokens, alpha=1.4, min_rows=3).fixed()
+    for group in (fixed, ["first", fixed]):
+        with pytest.raises(ValueError, match="'s' holds the very sinks of one run.*give the sinks themselves"):
+            stats_run(model, prompts_of_task(model, task), (), {"s": group}, progress=False)
+
+
+def test_prompts_longer_than_the_models_positions_leave_no_folder(tmp_path):
+    model = held("gpt2")
+    prompts = prompts_of_windows(model, torch.full((2, 65), 7), "mine", {})
+    with pytest.raises(ValueError, match="65 tokens .* 64 positions"):
+        stats_run(model, prompts, run=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()

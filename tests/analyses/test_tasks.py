@@ -81,6 +81,10 @@ def test_marks_that_look_like_line_ends_stay_in_their_prompt(tokenizer, tmp_path
         ({"answer_set": " Mary"}, "'answer_set' is ' Mary'; it must be a list of texts or token ids"),
         ({"answer_set": ["Mary"]}, "did you mean ' Mary', with the space"),
         ({"foil_set": [" Paul"]}, "which its foil set lacks"),
+        ({"foil": "Mary"}, "the foil 'Mary' is not one known token but .*did you mean ' Mary', with the space"),
+        ({"clean": "Mary \ud800"}, r"'clean' contains '\\ud800', half of a surrogate pair"),
+        ({"positions": {"\ud800": 3}}, r"'positions' contains '\\ud800', half of a surrogate pair"),
+        ({"positions": {"S2": 10**24}}, "'positions' contains the number 10{24}, which 64 bits cannot hold"),
         ({"prepend_bos": "yes"}, "'prepend_bos' is 'yes'; it must be true or false"),
     ],
 )
@@ -112,6 +116,14 @@ def test_pairs_that_make_no_task_are_refused(tokenizer, pairs, sentence):
     [
         (b"{", r"mine\.jsonl, line 1: not JSON"),
         (b"\n\n[1]", r"mine\.jsonl, line 3: list found"),
+        (
+            b'{"clean": "\\ud800", "corrupted": "a", "answer": "b", "foil": "c"}',
+            r"mine\.jsonl, line 1: 'clean' contains",
+        ),
+        (
+            b'{"clean": [%d], "corrupted": [1], "answer": 1, "foil": 2}' % 10**24,
+            r"mine\.jsonl, line 1: 'clean' contains",
+        ),
         (b"", "no prompts"),
         (b"\xff\xfe", r"mine\.jsonl is not UTF-8 text"),
     ],

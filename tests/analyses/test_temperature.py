@@ -49,3 +49,13 @@ def test_a_temperature_by_position_is_the_same_in_cached_steps():
             steps.append(out.logits)
     torch.testing.assert_close(torch.cat(steps, 1), whole, rtol=1e-4, atol=1e-4)
     assert (whole - model(tokens)).abs().max() > 0.1
+
+
+def test_what_does_not_fit():
+    windows = inputs_for("llama")["input_ids"]
+    with pytest.raises(ValueError, match="does not predict the next token"):
+        temperature_slopes(held("bert"), windows)
+    with pytest.raises(ValueError, match=r"Windows of shape \[2, 1\]"):
+        temperature_slopes(held("llama"), windows[:, :1])
+    with pytest.raises(ValueError, match="65 tokens .* 64 positions"):
+        temperature_slopes(held("gpt2"), torch.full((2, 65), 7))

@@ -9,7 +9,7 @@ from headlens.hooks.row_edits import KnockOut
 from headlens.hooks.sink_rule import SinkRule
 from tiny_models import held, inputs_for
 
-OUTSIDE = r"holds 5 tokens that were read outside the edit, .*; start the run inside the edit"
+OUTSIDE = r"holds 5 tokens whose last step was not this run's own, .*; start the run inside the edit"
 OTHER = r"not those of the last step in the same order \(beam search changes it\)"
 
 

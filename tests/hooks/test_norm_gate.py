@@ -125,5 +125,5 @@ def test_impossible_gates_are_refused_when_made(given, message):
 
 def test_a_share_of_no_head_is_refused():
     model = held("llama")
-    with pytest.raises(ValueError, match=r"off=0.1\) is less than half a head of 4"), model.edited(NormGate(0.1)):
+    with pytest.raises(ValueError, match=r"off=0.1\) rounds to no head of 4"), model.edited(NormGate(0.1)):
         model(inputs_for("llama"))

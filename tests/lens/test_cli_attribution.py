@@ -97,6 +97,8 @@ def test_another_attribution_in_the_folder_is_refused_and_kept(run, folder, attr
         ("--metric rank", "The metric 'rank' has no gradient"),
         ("--metric kl,prob", "attribution takes one at a time"),
         ("--steps 0", "steps=0 was given"),
+        ("--task OWN --seed 5", "--seed was given beside"),
+        ("--seed=-1", "seed=-1 was given; expected a whole number from 0."),
         ("--axes heads", "Axes 'heads' need heads="),
         ("FILE", "has a table [sweep]; run it with `headlens sweep`."),
     ],
@@ -104,8 +106,12 @@ def test_another_attribution_in_the_folder_is_refused_and_kept(run, folder, attr
 def test_a_slip_is_told_before_the_model_is_loaded(run, tmp_path, monkeypatch, words, sentence):
     file = tmp_path / "mine.toml"
     file.write_text('model = "x"\n[task]\nname = "ioi"\n[sweep]\n')
+    own = tmp_path / "own.jsonl"
+    own.write_text('{"clean": "a b", "corrupted": "c b", "answer": " a", "foil": " c"}')
     monkeypatch.setattr(importlib.import_module("headlens.models"), "load", lambda *_, **__: pytest.fail("loaded"))
-    result = run("attribute", "--out", tmp_path / "run", *words.replace("FILE", str(file)).split())
+    result = run(
+        "attribute", "--out", tmp_path / "run", *words.replace("FILE", str(file)).replace("OWN", str(own)).split()
+    )
     assert result.exit_code == 1 and sentence in result.stderr and result.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
@@ -115,6 +121,25 @@ def test_verify_wants_an_attribution(run, folder, tmp_path):
     assert run("sweep", "--model", folder, "--n", 2, "--out", tmp_path / "run").exit_code == 0
     result = run("verify", tmp_path / "run")
     assert result.exit_code == 1 and "whose numbers are exact already" in result.stderr
+    assert run("stats", "--model", folder, "--n", 2, "--length", 9, "--out", tmp_path / "stats").exit_code == 0
+    result = run("verify", tmp_path / "stats")
+    assert result.exit_code == 1 and result.stderr.count("\n") == 1
+    assert "is a run of `headlens stats`, and verify takes runs of `headlens attribute`." in result.stderr
+
+
+def test_ctrl_c_says_how_to_go_on(run, folder, tmp_path, monkeypatch):
+    def stopped(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib.import_module("headlens.analyses.attribution"), "attribute", stopped)
+    result = run("attribute", "--model", folder, "--n", 2, "--out", tmp_path / "run")
+    assert result.exit_code == 130 and "run the same command again to go on" in result.stderr
+
+
+def test_no_seed_is_negative(run, folder, attributed):
+    for words in (["verify", attributed], ["tasks", "ioi", "--model", folder]):
+        result = run(*words, "--seed=-1")
+        assert result.exit_code == 1 and "seed=-1 was given; expected a whole number from 0." in result.stderr
 
 
 def test_verify_refuses_a_map_of_other_weights(run, folder, attributed, tmp_path):

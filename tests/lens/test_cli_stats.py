@@ -8,6 +8,7 @@ from html import unescape
 
 import numpy as np
 import pytest
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from headlens.analyses import stats_run
 from headlens.analyses.attention_statistics import head_stats
@@ -114,6 +115,27 @@ def test_a_number_for_each_token_has_a_map_of_its_own(run, folder, tmp_path):
         assert np.isnan(found.samples[prompt, ..., length:]).all()
 
 
+def test_the_page_speaks_of_clean_prompts_where_there_are_corrupted_ones_too(run, folder, tmp_path):
+    for words in ("--n 2 --length 9 --what received", "--task ioi --n 3 --what received"):
+        assert run("stats", "--model", folder, *words.split(), "--fresh", "--out", tmp_path / "run").exit_code == 0
+        page = (tmp_path / "run" / "report.html").read_text()
+        assert "Positions carry the token that stands there in the prompts" in page and "clean prompts" not in page
+    words = "--n 3 --site resid_mid --axes layer,pos".split()
+    assert run("sweep", "--model", folder, *words, "--out", tmp_path / "swept").exit_code == 0
+    assert "stands there in the clean prompts" in (tmp_path / "swept" / "report.html").read_text()
+
+
+def test_windows_longer_than_the_models_positions_leave_nothing_behind(run, folder, tmp_path):
+    place = tmp_path / "short"
+    config = GPT2Config(vocab_size=len(load(folder).tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=20)
+    GPT2LMHeadModel(config).save_pretrained(place)
+    load(folder).tokenizer.save_pretrained(place)
+    for command in ("stats", "sinks"):
+        result = run(command, "--model", place, "--n", 2, "--length", 21, "--out", tmp_path / "run")
+        assert result.exit_code == 1 and "Prompts of 21 tokens were given" in result.stderr, result.stderr
+        assert not (tmp_path / "run").exists()
+
+
 def test_a_stopped_run_goes_on_and_ends_in_the_same_bytes(run, folder, tmp_path, monkeypatch):
     words = ["stats", "--model", folder, "--task", "ioi", "--n", 6, "--group", "first"]
     assert run(*words, "--out", tmp_path / "whole").exit_code == 0
@@ -162,6 +184,9 @@ SLIPS = [
     ("--text TEXT --task ioi", "--text was given beside --task ioi; a run reads a task or a text."),
     ("--task ioi --length 9", "--length was given beside --task ioi"),
     ("--task sentimnt", "Unknown task 'sentimnt' (did you mean 'sentiment'?)"),
+    ("--task OWN --seed 5", "--seed was given beside OWN; all prompts of a file are taken, in their order."),
+    ("--seed=-1", "seed=-1 was given; expected a whole number from 0."),
+    ("--task ioi --seed=-1", "seed=-1 was given; expected a whole number from 0."),
     ("--n 0", "n=0 windows were asked for; give at least 1."),
     ("--length 1", "length=1 was given; a window of text needs 2 tokens or more."),
     ("FILE", "has both [task] and [text]; one run reads one of them."),
@@ -178,12 +203,14 @@ LATER_SLIPS = [
 @pytest.fixture
 def slip(run, tmp_path):
     """Type words, among which TEXT is a text and FILE a file of two sources."""
-    text, file = tmp_path / "short.txt", tmp_path / "mine.toml"
+    text, file, own = tmp_path / "short.txt", tmp_path / "mine.toml", tmp_path / "own.jsonl"
+    own.write_text('{"prompt": "John", "choices": [" a", " b"], "answer": " a"}')
     text.write_text("When Mary and John went.")
     file.write_text('model = "x"\n[task]\nname = "ioi"\n[text]\nn = 2\n')
 
     def slip(folder, words, sentence):
-        words = words.replace("TEXT", str(text)).replace("FILE", str(file)).split()
+        words = words.replace("TEXT", str(text)).replace("FILE", str(file)).replace("OWN", str(own)).split()
+        sentence = sentence.replace("OWN", str(own))
         model = [] if str(file) in words else ["--model", folder]
         result = run("stats", *model, "--out", tmp_path / "run", *words)
         assert result.exit_code == 1 and sentence in result.stderr, result.stderr

@@ -116,3 +116,11 @@ def test_what_was_measured_in_words(dims, shape, provenance, words):
 
 def test_one_and_several():
     assert (counted(1, "pair"), counted(0, "pair"), counted(2, "key", "keys")) == ("1 pair", "0 pairs", "2 keys")
+
+
+def test_what_a_map_says_in_words_comes_first():
+    told = map_of(("layer",), [0.5], provenance={"in_words": "Two heads gain."})
+    assert described(told, 3).splitlines()[:2] == [
+        "Two heads gain.",
+        "patching effect (fraction in logits), with 95% intervals:",
+    ]

@@ -166,6 +166,13 @@ def test_provenance_is_readable(headmap):
     assert "This map does not say." in report_html(replace(headmap, provenance={}))
 
 
+def test_what_a_map_says_in_words_stands_on_top_once(headmap):
+    told = replace(headmap, provenance={"in_words": "p < 0.05 for two.", "selected": ["L0H1"], "null": None})
+    page = report_html(told)
+    assert page.count("p &lt; 0.05 for two.") == 1 and page.index("for two.") < page.index("What it was made from")
+    assert "selected" in page[page.index("What it was made from") :]
+
+
 def test_without_scripts_there_is_a_table(headmap):
     (table,) = re.findall("<noscript>(.*)</noscript>", report_html(headmap), re.DOTALL)
     first, second = re.findall("<tr><td>(.*?)</td><td.*?>(.*?)</td><td.*?>(.*?)</td></tr>", table)[:2]
