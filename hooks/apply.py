@@ -60,7 +60,7 @@ def _steps(edit: Recalibration, towers: Mapping[str, Tower], resolve: Callable[[
             groups = {"kept": edit.keys}
         case _:
             groups = {}
-    resolved = {name: group if group == "rest" else resolve(group) for name, group in groups.items()}
+    resolved = {name: group if isinstance(group, str) else resolve(group) for name, group in groups.items()}
     asked_by = f"{type(edit).__name__}({edit.heads!r})"
     return [
         Step(Site("pattern", layer), tuple(sorted({*heads})), edit, resolved, asked_by)

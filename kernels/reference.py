@@ -30,10 +30,11 @@ def attention_scores(
 
     `bias` is added before the soft cap `c * tanh(score / c)`, as T5 and Gemma-2 respectively use them.
     """
+    # large products are finite in half precision if scaled before; in float32 it is done as transformers does it
+    early, late = (scaling, 1.0) if query.dtype.itemsize < 4 else (1.0, scaling)
     # the query heads of a group are rows of one product, so that no key is copied
-    # and scaled before it, which in half precision keeps large ones finite
-    rows = (query * scaling).reshape(len(query), key.shape[1], -1, query.shape[3])
-    scores = torch.matmul(rows, key.transpose(2, 3)).reshape(*query.shape[:3], -1)
+    rows = (query * early).reshape(len(query), key.shape[1], -1, query.shape[3])
+    scores = torch.matmul(rows, key.transpose(2, 3)).reshape(*query.shape[:3], -1) * late
     if bias is not None:
         scores = scores + bias
     if softcap is not None:

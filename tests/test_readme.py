@@ -38,5 +38,5 @@ def test_the_notebook_lines_run(tmp_path):
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "L23H3" in result.stdout and "torch.Size([2, " in result.stdout
-    assert "triples are sinks" in result.stdout and "calibrated alone on half A" in result.stdout
+    assert "triples are sinks" in result.stdout and "calibrated alone there" in result.stdout
     assert (tmp_path / "ioi.safetensors").is_file() and (tmp_path / "runs" / "ioi" / "run.json").is_file()
