@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from headlens.analyses.array_checks import check_labels
 from headlens.analyses.jsonl import read_pairs, write_pairs
 from headlens.analyses.padding import moved_to_front, real_part
 from headlens.analyses.pair_tokens import tokenize_pairs
 from headlens.analyses.pairs import Pair, as_pair
-from headlens.analyses.task_checks import check_ids, check_labels, check_sets, check_shapes, check_values
+from headlens.analyses.task_checks import check_ids, check_sets, check_shapes, check_values
 from headlens.analyses.tokens import tokenizer_of, vocabulary_of
 from headlens.hooks.model import Model
 

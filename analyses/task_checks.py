@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from headlens.analyses.array_checks import check_arrays, check_lengths, check_used
-from headlens.analyses.array_checks import check_labels as check_labels
 
 
 def check_shapes(name: str, tokens: Mapping[str, Tensor], lengths: Tensor, rows: Mapping[str, Tensor]) -> None:

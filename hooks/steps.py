@@ -65,8 +65,7 @@ class Step:
         """Its rows by position, for all prompts or for each; None where it is about all."""
         if self.edit.pos is not None:
             return torch.as_tensor(self.edit.pos).cpu()
-        edges = self.edit.edges if isinstance(self.edit, KnockOut) else ()
-        return torch.tensor([query for query, _ in edges]) if edges else None
+        return self._rows_of_edges
 
     def of(self, block: Block) -> "Block | None":
         """The part of a block that this edit acts on, or None where none of its rows are in it."""
@@ -76,10 +75,13 @@ class Step:
     def rows(self, block: Block) -> Bool[Tensor, "#batch row"]:
         """Which rows are its own, padding left out."""
         own = touched(self.edit.pos, block.queries, len(block.scores)) & block.real
-        if isinstance(self.edit, KnockOut) and len(self.edit.edges):
-            edges = torch.tensor([query for query, _ in self.edit.edges], device=own.device)
-            return own & torch.isin(block.queries, edges)
-        return own
+        edges = self._rows_of_edges
+        return own if edges is None else own & torch.isin(block.queries, edges.to(own.device))
+
+    @property
+    def _rows_of_edges(self) -> Tensor | None:
+        edges = self.edit.edges if isinstance(self.edit, KnockOut) else ()
+        return torch.tensor([query for query, _ in edges]) if edges else None
 
 
 @dataclass(frozen=True, eq=False)
