@@ -15,12 +15,12 @@ LEAST = 1e-6
 
 
 def tempered(
-    scores: Float[Tensor, "batch head row key"], tau: Float[Tensor, "#row"]
+    scores: Float[Tensor, "batch head row key"], tau: Float[Tensor, "*leading #row"]
 ) -> Float[Tensor, "batch head row key"]:
     """tau * s: above 1 sharpens a row, 0 makes it uniform over its visible keys (those above -inf)."""
     hidden = scores == -torch.inf
     # not torch.where, whose gradient in tau would be 0 times infinity
-    return (tau[:, None] * scores.masked_fill(hidden, 0)).masked_fill(hidden, -torch.inf)
+    return (tau[..., None] * scores.masked_fill(hidden, 0)).masked_fill(hidden, -torch.inf)
 
 
 def weighted(
@@ -43,7 +43,7 @@ def transferred(
     pattern: Float[Tensor, "batch head row key"],
     donors: Bool[Tensor, "#batch #head #row key"],
     receivers: Bool[Tensor, "#batch #head #row key"],
-    beta: float,
+    beta: float | Float[Tensor, "#batch #head #row 1"],
 ) -> tuple[Float[Tensor, "batch head row key"], Bool[Tensor, "batch head row"]]:
     """Donors keep beta of their attention and receivers take the rest, each in proportion to what it has.
 

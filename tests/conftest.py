@@ -1,7 +1,7 @@
-"""Shared fixtures, and the two settings that every test needs before anything is imported.
+"""Shared fixtures, and the settings that every test needs before anything is imported.
 
-The repository root must not be on sys.path, where its `kernels/` would shadow Hugging Face's `kernels`; and
-no test may ask a model hub.
+The repository root must not be on sys.path, where its `kernels/` would shadow Hugging Face's `kernels`; no test may ask
+a model hub; and where there is no GPU, Triton's kernels run in its interpreter, which is decided when it is imported.
 """
 
 import os
@@ -13,6 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 os.environ["HF_HUB_OFFLINE"] = "1"
+if not Path("/dev/nvidia0").exists():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(scope="session", autouse=True)
