@@ -77,16 +77,22 @@ class Calibration:
         """What was tried, what passed, and what it is worth, in a few sentences."""
         tried = int((~np.isnan(self.measured.values)).sum())
         on_a, on_b = self.accuracy
-        level, expected = self.settings.level, self.settings.level * self.with_sinks
         first = (
             f"The model is right on {on_a:.1%} of half A and {on_b:.1%} of half B (chance {self.chance:.1%}). "
             f"{self.with_sinks} heads have sinks on half A; of the best {tried} by gradient, calibrated alone there, "
-            f"{len(self.selected)} gain with p <= {level:g} (up to {expected:.1f} would by luck)"
+            f"{len(self.selected)} gain {self._passed()}"
         )
         if self.held_out is None or self.null is None:
             return f"{first}; so no head is selected."
         names = ", ".join(str(head) for head in self.selected[:12]) + (", ..." if len(self.selected) > 12 else "")
         return f"{first}: {names}. All of them on half B: {self.held_out.described()} {self.null.described()}"
+
+    def _passed(self) -> str:
+        """What a head's gain had to pass, and what luck alone would let pass."""
+        level = self.settings.level
+        if level == 1:
+            return "(level 1 keeps every gain, as 2406.15765 does, those by luck included)"
+        return f"with p <= {level:g} (up to {level * self.with_sinks:.1f} would by luck)"
 
     def plain(self) -> dict[str, Any]:
         """Everything but the maps, as plain values that fit a JSON file."""

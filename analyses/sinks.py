@@ -4,19 +4,17 @@ The rule is that of the Attention Calibration Technique (2406.15765), in its own
 `headlens.hooks.sink_rule`. Where an edit takes a group of keys, what `find_sinks` returns stands for its rule.
 """
 
-import numpy as np
 import torch
 
-from headlens.analyses.massive import MassiveNotes
+from headlens.analyses.prompt_tokens import prompt_tokens
 from headlens.analyses.provenance import text_origin
-from headlens.analyses.sink_tally import SinkTally
 from headlens.analyses.sinks_found import Sinks
-from headlens.analyses.watched_run import n_prompts, read_by, watched_run
-from headlens.hooks.attention_taps import Watch
+from headlens.analyses.sinks_gathered import SinksGathered, sinks_in
+from headlens.analyses.watched_run import n_prompts, parts, read_by, watched_run
 from headlens.hooks.inputs import Tokens
 from headlens.hooks.model import Model
 from headlens.hooks.sink_rule import SinkRule
-from headlens.hooks.sites import MAIN, Site
+from headlens.hooks.sites import MAIN
 
 
 def find_sinks(
@@ -29,10 +27,11 @@ def find_sinks(
     min_rows: int = 16,
     min_share: float = 0.2,
     first: bool = False,
+    batch: int | None = None,
 ) -> Sinks:
     """Which tokens of these prompts are attention sinks of which heads, and how much attention they receive.
 
-    All prompts run in one pass; memory grows with length, not with its square.
+    A prompt's sinks depend on that prompt alone. Memory grows with length, not with its square.
 
     Args:
         tokens: text, texts, ids or a processor's output; padding counts for nothing.
@@ -44,6 +43,7 @@ def find_sinks(
         min_rows, min_share: a sink must have been seen by at least so many rows, and at least this share of the T rows.
             Without this guard (1 and 0), the newest tokens are sinks of every head that attends locally.
         first: whether the first token of a prompt may be a sink; in most heads it is one.
+        batch: how many prompts run at a time; without it, as many as have 8,192 tokens together.
 
     Returns:
         `Sinks`, which edits take as a group: `Recalibrate(heads="all", donors=sinks, receivers="rest", beta=0.4,
@@ -51,30 +51,20 @@ def find_sinks(
 
     Raises:
         ValueError: for an unknown mode or a bound that is not positive, no tokens or more than the model has positions
-            for, a cache that was filled before,
-            and a causal mode in an encoder, whose rows see the whole text.
+            for, a cache that was filled before, inputs that cannot be cut into batches, and a causal mode in an
+            encoder, whose rows see the whole text.
     """
     rule = SinkRule(mode, alpha, threshold, min_rows, min_share, first)
     check(model, rule)
     run = watched_run(model, tokens)
-    n_prompts(run)  # refuses a run of nothing
-    tallies, notes = [SinkTally(rule) for _ in model.layers], MassiveNotes(run.real)
-    watches = [Watch(Site("pattern", at), tally.look, "find_sinks") for at, tally in enumerate(tallies)]
-    run([*watches, *notes.taps(model)])
-    massive = notes.result(model.tokenizer, run.ids)
-    length = massive.peak.shape[-1]
-    by_layer = zip(*(tally.of_keys(length) for tally in tallies), strict=True)
-    rows, flagged, received, times = (torch.stack(part, 1) for part in by_layer)
-    return Sinks(
-        rule=rule,
-        share=_frozen(flagged / rows),
-        received=_frozen(received / rows),
-        times=_frozen(times),
-        rows=_frozen(rows[:, :, 0]),
-        prompts=massive.prompts,
-        massive=massive,
-        provenance=text_origin(model, read_by(run)),
-    )
+    count = n_prompts(run)
+    gathered = SinksGathered(count)
+    for prompts, part in parts(run, None, batch):
+        gathered.add(range(count)[prompts], sinks_in(part, rule))
+    # where nobody speaks of padding there is none
+    real = torch.ones(gathered.arrays["peak"].shape[::2], dtype=torch.bool) if run.real is None else run.real
+    tokens_read = prompt_tokens(model.tokenizer, run.ids, real)
+    return gathered.result(rule, tokens_read, text_origin(model, read_by(run)))
 
 
 def check(model: Model, rule: SinkRule) -> None:
@@ -84,9 +74,3 @@ def check(model: Model, rule: SinkRule) -> None:
             f"Mode {rule.mode!r} is about what a row has seen so far, and in {type(model.hf).__name__} every row sees "
             "the whole prompt; use mode='prefill_column'."
         )
-
-
-def _frozen(values: torch.Tensor) -> np.ndarray:
-    array = values.numpy()
-    array.setflags(write=False)
-    return array

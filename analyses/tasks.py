@@ -12,7 +12,6 @@ from headlens.analyses.induction import induction as induction
 from headlens.analyses.ioi import ioi as ioi
 from headlens.analyses.pronouns import pronouns as pronouns
 from headlens.analyses.task import Task as Task
-from headlens.hooks.nearest import did_you_mean
 
 REGISTRY: dict[str, Callable[..., Task]] = {
     "ioi": ioi,
@@ -21,13 +20,3 @@ REGISTRY: dict[str, Callable[..., Task]] = {
     "capitals": capitals,
     "pronouns": pronouns,
 }
-
-
-def named(name: str) -> Callable[..., Task]:
-    """The function (model, n, seed) that makes the task of this name; ValueError names the nearest one."""
-    if name in REGISTRY:
-        return REGISTRY[name]
-    hint = did_you_mean(name, REGISTRY)
-    raise ValueError(
-        f"Unknown task {name!r}{hint}; the tasks are {', '.join(REGISTRY)}. Task.from_jsonl reads prompts of your own."
-    )

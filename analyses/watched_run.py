@@ -45,7 +45,8 @@ def watched_run(model: Model, tokens: Tokens) -> WatchedRun:
     ValueError for a filled cache, and for longer prompts than the model has positions for.
     """
     inputs = prepare(model.hf, model.tokenizer, tokens, {})
-    cache = inputs.get("past_key_values")
+    # an empty one is left out: it would be filled by the first of several parts
+    cache = inputs.pop("past_key_values", None)
     if cache is not None and cache.get_seq_length():
         raise ValueError(
             f"A cache of {cache.get_seq_length()} tokens was given, and what their rows did is not in it (a mean over "
@@ -74,8 +75,10 @@ def parts(run: WatchedRun, other: WatchedRun | None, size: int | None) -> Iterat
     """At most `size` prompts at a time (None: as many as have 8,192 tokens together), with their places among all, and
     with the same prompts of the other run behind them.
 
-    ValueError where an input has not one entry for each prompt.
+    ValueError for a size below 1, and where an input has not one entry for each prompt.
     """
+    if size is not None and size < 1:
+        raise ValueError(f"batch={size} was given; expected how many prompts run at a time, at least 1.")
     count, runs = n_prompts(run), 1 if other is None else 2
     step = size or max(1, _TOGETHER // (runs * (_PICTURE if run.ids is None else run.ids.shape[1])))
     for first in range(0, count, step):
@@ -131,7 +134,8 @@ def _cut(run: WatchedRun, prompts: slice, count: int) -> WatchedRun:
                 f"give batch={count}."
             )
         inputs[name] = value[prompts] if each and len(value) == count else value
-    return replace(run, inputs=inputs)
+    ids, real = (None if each is None else each[prompts] for each in (run.ids, run.real))
+    return replace(run, inputs=inputs, ids=ids, real=real)
 
 
 def _seen(run: WatchedRun) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from headlens.hooks.discover import Tower
-from headlens.hooks.edits import Ablate, Call, Gate, Patch, Positions
+from headlens.hooks.edits import Ablate, Call, Gate, Patch, Pos
 from headlens.hooks.groups import Group
 from headlens.hooks.norm_gate import NormGate
 from headlens.hooks.recalibrate import Recalibrate
@@ -140,7 +140,7 @@ def _scaled(heads: list[int], gamma: float) -> Callable[[Tensor, Tensor], Tensor
     return change
 
 
-def _on_rows(pos: Positions, change: Callable[[Tensor, Tensor], Tensor]) -> TapFunction:
+def _on_rows(pos: Pos, change: Callable[[Tensor, Tensor], Tensor]) -> TapFunction:
     """Apply `change(tensor, absolute positions of its rows)` to the rows named by `pos`, for sites with axes
     batch, pos, head, width."""
 

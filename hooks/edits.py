@@ -17,7 +17,7 @@ from torch import Tensor
 from headlens.hooks.sites import Head, check_site
 
 Heads = str | Head | tuple[int, int] | Sequence[Any]
-Positions = int | Sequence[int] | Tensor | None
+Pos = int | Sequence[int] | Tensor | None
 ABLATIONS = ("zero", "mean", "mean_positional", "resample")
 HEAD_SITES = ("z", "result", "rot_q", "rot_k", "v")
 
@@ -34,7 +34,7 @@ class Patch:
     heads: Heads
     source: Mapping[str, Tensor] | Tensor
     site: str = "z"
-    pos: Positions = None
+    pos: Pos = None
 
     def __post_init__(self) -> None:
         check_site(self.site)
@@ -54,7 +54,7 @@ class Ablate:
     how: str = "zero"
     reference: Mapping[str, Tensor] | None = None
     site: str = "z"
-    pos: Positions = None
+    pos: Pos = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -76,7 +76,7 @@ class Gate:
 
     heads: Heads
     gamma: float
-    pos: Positions = None
+    pos: Pos = None
 
     def __post_init__(self) -> None:
         check_positions(self.pos)
@@ -102,11 +102,15 @@ def _check_head_site(site: str, allowed: tuple[str, ...]) -> None:
         )
 
 
-def check_positions(pos: Positions) -> None:
+def check_positions(pos: Any) -> None:
+    """ValueError unless `pos` is None, one whole number from 0, or one for each prompt."""
     if pos is None:
         return
-    wanted = torch.as_tensor(pos)
-    if wanted.ndim > 1 or wanted.dtype.is_floating_point:
+    try:
+        wanted = torch.as_tensor(pos)
+    except (TypeError, ValueError, RuntimeError):
+        wanted = torch.tensor(torch.nan)
+    if wanted.ndim > 1 or wanted.dtype.is_floating_point or wanted.dtype == torch.bool:
         raise ValueError(f"pos={pos!r} was given; expected one whole number, or one for each prompt.")
     if (wanted < 0).any():
         raise ValueError(f"Position {pos!r} is negative; count from the first token, so that padded prompts agree.")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from headlens.hooks.edits import Heads, Positions, check_positions
+from headlens.hooks.edits import Heads, Pos, check_positions
 from headlens.hooks.groups import Group, as_group
 from headlens.hooks.nearest import did_you_mean
 
@@ -36,7 +36,7 @@ class Recalibrate:
     donors: Any = None
     receivers: Any = None
     beta: float | None = None
-    pos: Positions = None
+    pos: Pos = None
     keys: Mapping[str, Group | str] = field(init=False, repr=False, default_factory=dict)  # checked, by name
 
     def __post_init__(self) -> None:

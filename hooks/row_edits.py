@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headlens.hooks.edits import Heads, Positions, check_positions
+from headlens.hooks.edits import Heads, Pos, check_positions
 from headlens.hooks.groups import as_group
 
 
@@ -22,7 +22,7 @@ class Temperature:
 
     heads: Heads
     tau: float | Sequence[float] | Tensor | Callable[[Tensor], Tensor]
-    pos: Positions = None
+    pos: Pos = None
 
     def __post_init__(self) -> None:
         check_positions(self.pos)
@@ -63,7 +63,7 @@ class KnockOut:
     edges: Sequence[tuple[int, int]] | Tensor = ()
     groups: Any = None
     policy: str = "renorm"
-    pos: Positions = None
+    pos: Pos = None
 
     def __post_init__(self) -> None:
         check_positions(self.pos)
@@ -85,7 +85,7 @@ class ForceRow:
     """
 
     heads: Heads
-    pos: Positions
+    pos: Pos
     keys: Any
 
     def __post_init__(self) -> None:

@@ -4,10 +4,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from headlens.hooks.edits import Positions
+from headlens.hooks.edits import Pos
 
 
-def touched(pos: Positions, rows: Int[Tensor, " row"], batch: int) -> Bool[Tensor, "#batch row"]:
+def touched(pos: Pos, rows: Int[Tensor, " row"], batch: int) -> Bool[Tensor, "#batch row"]:
     """Which rows, given by their absolute positions, `pos` names; as many as prompts are one per prompt."""
     if pos is None:
         return torch.ones(1, len(rows), dtype=torch.bool, device=rows.device)

@@ -74,7 +74,7 @@ def test_no_head_is_selected_where_nothing_helps(model, task):
     hopeless = replace(task, answers=task.answers[order])
     none = calibrate(model, hopeless, level=0.001, progress=False)
     assert none.selected == () and none.held_out is None and none.null is None
-    assert "no head is selected" in none.described()
+    assert "0 gain with p <= 0.001 (up to 0.0 would by luck); so no head is selected." in none.described()
     with pytest.raises(ValueError, match="nothing to calibrate"):
         none.edit()
 
@@ -83,6 +83,9 @@ def test_any_gain_is_enough_at_level_one(model, task):
     found = calibrate(model, task, level=1.0, progress=False)
     gains = found.measured.values
     assert {*found.selected} == {Head(*map(int, at)) for at in np.argwhere(gains > 0)}
+    said = found.described()
+    assert "1 gain (level 1 keeps every gain, as 2406.15765 does, those by luck included): L0H0. All of" in said
+    assert "p <= 1 " not in said and "would by luck" not in said
 
 
 def test_a_stopped_search_goes_on_and_ends_alike(model, task, found, tmp_path, monkeypatch):

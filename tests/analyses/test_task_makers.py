@@ -22,7 +22,7 @@ def tokenizer(request):
 
 @pytest.fixture(params=NEW)
 def make(request):
-    return tasks.named(request.param)
+    return tasks.REGISTRY[request.param]
 
 
 def prompts_of(task):
@@ -133,7 +133,7 @@ def test_bad_arguments_get_a_sentence(make, arguments, message):
 @pytest.mark.parametrize("name", ["greater_than", "capitals", "pronouns"])
 def test_a_tokenizer_of_characters_is_refused(name):
     with pytest.raises(ValueError, match=r"Only 0 of the \d+ .* are single tokens .* Task\.from_pairs"):
-        tasks.named(name)(tiny_tokenizers.characters(), n=2)
+        tasks.REGISTRY[name](tiny_tokenizers.characters(), n=2)
 
 
 @pytest.mark.parametrize("name", ["greater_than", "capitals", "pronouns"])
@@ -154,7 +154,7 @@ def test_a_deck_is_dealt_whole_before_it_is_dealt_again():
 @pytest.mark.parametrize("name", NEW)
 def test_the_real_model_does_the_task(smollm2, name):
     """By answer and foil; the sets of greater_than by their probabilities."""
-    task = tasks.named(name)(smollm2, n=32)
+    task = tasks.REGISTRY[name](smollm2, n=32)
     rows, clean, corrupted = torch.arange(32), [], []
     for tokens, found in ((task.clean_tokens, clean), (task.corrupted_tokens, corrupted)):
         with torch.no_grad():

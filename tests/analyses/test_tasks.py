@@ -202,8 +202,3 @@ def test_sets_of_text_and_of_ids_come_back_from_a_file(tokenizer, tmp_path):
     task.to_jsonl(tmp_path / "mine.jsonl")
     back = Task.from_jsonl(tokenizer, tmp_path / "mine.jsonl")
     assert back.hash == task.hash and back.answer_sets == task.answer_sets and back.foil_sets == task.foil_sets
-
-
-def test_an_unknown_task_names_the_nearest():
-    with pytest.raises(ValueError, match=r"Unknown task 'IOI'.*the tasks are ioi"):
-        tasks.named("IOI")

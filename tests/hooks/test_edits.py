@@ -1,11 +1,17 @@
 """Every edit on every architecture: it reaches the output, does what it says, and is gone afterwards."""
 
+import re
+
+import numpy as np
 import pytest
 import torch
 
 from headlens.hooks.edits import Ablate, Call, Gate, Patch
+from headlens.hooks.recalibrate import Recalibrate
+from headlens.hooks.row_edits import ForceRow, KnockOut, Temperature
 from headlens.hooks.sites import ATTENTION_SITES, SITE_AXES
 from tiny_models import HELD, held, inputs_for
+from untyped import untyped
 
 
 @pytest.fixture(autouse=True)
@@ -178,6 +184,36 @@ def test_blocks_nest_outer_first():
 def test_impossible_edits_are_refused_when_made(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+NO_POSITIONS = ["3", ["3", "4"], True, [True, False], 2.5, [1, 2.5], [[1, 2]], {1, 2}, 2**70]
+
+
+@pytest.mark.parametrize("pos", NO_POSITIONS, ids=repr)
+def test_positions_that_are_no_whole_numbers_are_refused_alike_by_every_edit(pos):
+    for kind, *given in (
+        (Patch, "L0H0", torch.zeros(1, 1, 4, 8)),
+        (Ablate, "L0H0"),
+        (Gate, "L0H0", 0.0),
+        (Temperature, "L0H0", 2.0),
+        (KnockOut, "L0H0", [(3, 1)]),
+        (ForceRow, "L0H0"),
+        (Recalibrate, "L0H0", {"a": [0]}, {"a": 0.5}),
+    ):
+        more = {"keys": [0]} if kind is ForceRow else {}
+        with pytest.raises(ValueError, match=f"^{re.escape(f'pos={pos!r} was given; expected one whole number, or')}"):
+            untyped(kind, *given, pos=pos, **more)
+
+
+@pytest.mark.parametrize("pos", [3, [7, 3], (7, 3), range(2), torch.tensor(3), torch.tensor([7, 3])], ids=repr)
+def test_whole_numbers_in_any_form_are_positions(pos):
+    model, inputs = held("llama"), inputs_for("llama")
+    silent = model.record(inputs, names_filter="z")[1]["blocks.1.attn.hook_z"].clone()
+    for prompt, row in enumerate([int(pos)] * 2 if np.ndim(pos) == 0 else map(int, pos)):
+        silent[prompt, row, 2] = 0
+    with model.edited(Gate("L1H2", 0.0, pos=pos)):
+        gated = model.record(inputs, names_filter="z")[1]["blocks.1.attn.hook_z"]
+    assert torch.equal(gated, silent)
 
 
 @pytest.mark.parametrize(

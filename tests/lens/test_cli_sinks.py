@@ -11,6 +11,7 @@ from headlens.analyses import sinks_run
 from headlens.analyses.english import english_windows
 from headlens.analyses.headmap import HeadMap
 from headlens.analyses.sinks import find_sinks
+from headlens.analyses.sinks_gathered import sinks_in
 from headlens.analyses.tasks import ioi
 from headlens.models import load
 from tiny_folders import contents
@@ -61,9 +62,9 @@ def test_a_stopped_run_of_a_task_goes_on_and_ends_in_the_same_bytes(run, folder,
         calls.append(args)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return find_sinks(*args, **kwargs)
+        return sinks_in(*args, **kwargs)
 
-    monkeypatch.setattr(sinks_run, "find_sinks", stopping)
+    monkeypatch.setattr(sinks_run, "sinks_in", stopping)
     stopped = run(*words, "--out", tmp_path / "run")
     assert stopped.exit_code == 130 and "Stopped. What is finished is kept in" in stopped.stderr
     assert run(*words, "--out", tmp_path / "run").exit_code == 0
@@ -82,7 +83,7 @@ def test_a_run_started_afresh_and_stopped_has_no_table_of_the_one_before(run, fo
         raise KeyboardInterrupt
 
     place, _ = found
-    monkeypatch.setattr(sinks_run, "find_sinks", stopped)
+    monkeypatch.setattr(sinks_run, "sinks_in", stopped)
     assert run("sinks", "--model", folder, "--n", 2, "--length", 30, "--fresh", "--out", place).exit_code == 130
     assert not (place / "sinks.csv").exists() and not (place / "headmap.safetensors").exists()
 
