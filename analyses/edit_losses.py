@@ -50,7 +50,7 @@ def edit_losses(
         coords={"metric": [*edits]},
         name=name,
         units="next-token loss, nats per token, above the model's own",
-        sign="positive: the text becomes less likely",
+        sign="Positive means that the text becomes less likely.",
         provenance={**text_origin(model, windows), "analysis": "edit_losses", "loss": float(columns[0].mean())},
     )
 

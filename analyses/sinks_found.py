@@ -68,13 +68,15 @@ class Sinks:
 
     def counts(self) -> HeadMap:
         """How many tokens of a prompt are sinks of each head, over (layer, head), with each prompt's number."""
-        return self._map(self.flagged.sum(-1), "attention sinks", "tokens per prompt", "positive: tokens are sinks")
+        return self._map(
+            self.flagged.sum(-1), "attention sinks", "tokens per prompt", "Larger means that more tokens are sinks."
+        )
 
     def mass(self) -> HeadMap:
         """A row's attention to tokens that are sinks in any row, mean over rows, over (layer, head), by prompt."""
         given = np.nansum(np.where(self.flagged, self.received * self.rows[:, :, None], 0), -1)
         lengths = self.real.sum(1).numpy()[:, None, None]
-        sign = "positive: attention goes to sinks, and 1 is all of it"
+        sign = "Larger means that more attention goes to sinks; 1 is all of it."
         return self._map(given / lengths, "attention to sinks", "attention per row", sign)
 
     def positions(self, layer: int, head: int, prompt: int = 0) -> list[int]:

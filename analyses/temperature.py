@@ -63,7 +63,7 @@ def temperature_slopes(model: Model, windows: Int[Tensor, "window pos"], *, prog
         dims=("layer", "head"),
         name="temperature slope",
         units="next-token loss, nats per token and unit of tau",
-        sign="positive: sharper attention makes the text less likely",
+        sign="Positive means that sharper attention makes the text less likely.",
         provenance={**text_origin(model, windows), "analysis": "temperature_slopes"},
     )
 

@@ -26,11 +26,12 @@ export function paint(element, value, bound) {
   element.style.setProperty("--depth", `${value === null ? 0 : Math.min(100, (100 * Math.abs(value)) / bound)}%`);
 }
 
-// The ends of an axis that has room for 0 and for all of these values and intervals.
-export function axisOf(readings) {
+// The ends of an axis that has room for 0 and for all of these values and intervals. Numbers are known to a `step`, so
+// that one of at most a step may be 0, which has no bar.
+export function axisOf(readings, step) {
   const ends = readings.flatMap(({ value, low, high }) => [value ?? 0, low ?? 0, high ?? 0]);
   const [from, to] = [Math.min(0, ...ends), Math.max(0, ...ends)];
-  return [from, to === from ? from + 1 : to];
+  return [from, to - from <= step ? from + 1 : to];
 }
 
 // A bar from 0 to the value and a line over the interval, on an axis that all bars beside it share.

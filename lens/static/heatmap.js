@@ -67,7 +67,7 @@ function sentence({ name, tokens, value, low, high, digits }) {
 function buildLegend(part, { bars, readings, width }) {
   const legend = make("div", "legend");
   const numbers = make("div", "numbers");
-  const [from, to] = bars ? axisOf(readings) : [-part.bound, part.bound];
+  const [from, to] = bars ? axisOf(readings, part.step ?? 0) : [-part.bound, part.bound];
   const between = bars || part.digits === null || width < ROOMY ? [0] : [from / 2, 0, to / 2];
   const share = (number) => (number - from) / (to - from);
   // the number of the middle steps back where it would run into that of an end
@@ -89,7 +89,7 @@ function buildLegend(part, { bars, readings, width }) {
 function buildTable(part, readings, { title, top, select }) {
   const present = readings.filter(({ value }) => value !== null);
   const lines = present.sort((a, b) => Math.abs(b.value) - Math.abs(a.value)).slice(0, top);
-  const axis = axisOf(lines);
+  const axis = axisOf(lines, part.step ?? 0);
   const table = make("table", "top");
   table.append(make("caption", "", lines.length ? `The ${lines.length} largest by magnitude` : "All are missing here"));
   table.classList.toggle("long", lines.some((line) => `${line.name} ${tokenText(line.tokens)}`.length > 36));
@@ -207,7 +207,7 @@ function draw(model, root) {
     output.textContent =
       entry === STRONGEST ? "" : `${data.entries[entry]} ${tokenText(tokensAt(inner, entry))}`.trim();
     readings = data.names.map((_, one) => read(data, part, one, entry));
-    const axis = axisOf(readings);
+    const axis = axisOf(readings, part.step ?? 0);
     const bar = (element, reading) => {
       element.classList.toggle("missing", reading.value === null);
       element.replaceChildren(...(reading.value === null ? [] : [buildBar(reading, axis)]));
