@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from headlens.hooks.clock import Clock
 from headlens.hooks.history import follow
 from headlens.hooks.intercept import Attention
+from headlens.hooks.one_pass import Rows, one_pass
 from headlens.hooks.report import Report
 from headlens.hooks.row_blocks import Block, row_blocks, whole_block
 from headlens.hooks.sites import Site
@@ -71,10 +72,13 @@ class AttentionTaps:
 
     def _in_blocks(self, call: Attention, key_start: int) -> Tensor:
         """Rows that no step changes are exactly what they would be without any."""
-        z = call.z()
+        z, rows = call.z(), self._rows_asked(call.query.shape[2])
+        if not (self.watchers or self.reports or self.is_cross):
+            found = one_pass(call, self.steps, self.layer, self.clock, key_start, rows)
+            if found is not None:
+                return _with_rows(z, found)
         edited = sorted({head for step in self.steps for head in step.heads})
         heads = range(call.query.shape[1]) if self.watchers else edited
-        rows = self._rows_asked(call.query.shape[2])
         for block in row_blocks(call, self.layer, heads, self.clock, key_start, rows=rows):
             outcome = self._recalibrated(block)
             self._look(block, outcome.pattern)
@@ -124,6 +128,14 @@ class AttentionTaps:
     def _heads_first(self, site: str, tensor: Tensor, key_start: int) -> Tensor:
         """Taps see positions before heads, the attention function has heads before positions."""
         return self._run(site, tensor.transpose(1, 2), key_start).transpose(1, 2) if self.sites[site] else tensor
+
+
+def _with_rows(z: Tensor, found: Sequence[Rows]) -> Tensor:
+    """`z` [batch, row, head, d] with what was found in its place."""
+    for rows in found:
+        at, heads = slice(rows.first, rows.first + rows.z.shape[1]), [*rows.heads]
+        z[:, at, heads] = torch.where(rows.own[:, :, None, None], rows.z, z[:, at, heads])
+    return z
 
 
 def _refuse_empty_rows(before: Tensor, after: Tensor) -> None:

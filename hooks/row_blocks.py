@@ -96,7 +96,7 @@ def row_blocks(
     rows: tuple[int, int] | None = None,
 ) -> Iterator[Block]:
     """The call's rows (or those from rows[0] up to rows[1]) for these heads, as many at a time as `most` bytes hold."""
-    part = _of_heads(call, heads)
+    part = of_heads(call, heads)
     again = partial(row_blocks, call, layer, heads, clock, key_start, most)
     (batch, n_heads, queries), keys = part.query.shape[:3], part.key.shape[2]
     start, end = rows or (0, queries)
@@ -136,7 +136,8 @@ def whole_block(call: Attention, scores: Tensor, layer: int, clock: Clock, key_s
     return block
 
 
-def _of_heads(call: Attention, heads: Sequence[int]) -> Attention:
+def of_heads(call: Attention, heads: Sequence[int]) -> Attention:
+    """The call of some heads alone."""
     n_heads = call.query.shape[1]
     if tuple(heads) == tuple(range(n_heads)):
         return call

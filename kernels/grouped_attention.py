@@ -46,14 +46,14 @@ def grouped_attention(
 ) -> Recalibrated:
     """As `headlens.kernels.reference_grouped.grouped_attention`, which says what it means.
 
-    Where multipliers of 0 leave a row nothing, its z is 0 here, and nothing is raised. `tile` is (BM, BN, warps).
+    `tile` is (BM, BN, warps).
     """
     (batch, heads, rows, width), (kv_heads, keys), wide = query.shape, key.shape[1:3], value.shape[3]
     query, key, value = (each if each.stride(-1) == 1 else each.contiguous() for each in (query, key, value))
     z = torch.empty(batch, rows, heads, wide, dtype=value.dtype, device=query.device)
     masses = torch.empty(batch, heads, rows, groups.count, device=query.device)
     lse = torch.empty(batch, heads, rows, device=query.device)
-    idle = torch.empty(batch, heads, rows, dtype=torch.bool, device=query.device)
+    idle, emptied = torch.empty(2, batch, heads, rows, dtype=torch.bool, device=query.device)
     settings = _settings(change, query.device)
     index = groups.index if groups.index.stride(-1) == 1 else groups.index.contiguous()
     of_row, of_index = settings.expand(batch, heads, rows, -1), index.expand(batch, heads, rows, -1)
@@ -63,7 +63,7 @@ def grouped_attention(
     kind = ("half" if query.dtype.itemsize == 2 else "float") + (" transfer" if transfer else "")
     bm, bn, warps = tile or next(tile for most, tile in _TILES[kind].items() if max(width, wide) <= most)
     _grouped_attention[(triton.cdiv(rows, bm), batch * heads)](
-        query, key, value, index, settings, sinks, seen.first, seen.end, mask, z, masses, lse, idle,
+        query, key, value, index, settings, sinks, seen.first, seen.end, mask, z, masses, lse, idle, emptied,
         *query.stride()[:3], *key.stride()[:3], *value.stride()[:3], *of_index.stride()[:3], *of_row.stride()[:3],
         *(mask.stride() if mask is not None else (0, 0, 0, 0)),
         heads, heads // kv_heads, rows, keys, seen.past, seen.window or 0, newest, newest_group,
@@ -77,7 +77,7 @@ def grouped_attention(
         UPCAST=value.dtype == torch.float16 and (transfer or change.multipliers is not None),
         num_warps=warps, num_stages=2,
     )  # fmt: skip
-    return Recalibrated(z, masses, lse, idle)
+    return Recalibrated(z, masses, lse, idle, emptied)
 
 
 def _padded(width: int) -> int:
@@ -103,7 +103,7 @@ def _settings(change: Change, device: torch.device) -> Float[Tensor, "#batch #he
 @no_type_check
 @triton.jit
 def _grouped_attention(
-    Q, K, V, INDEX, ROWS, SINK, FIRST_KEY, END_KEY, SEEN, Z, MASSES, LSE, IDLE,
+    Q, K, V, INDEX, ROWS, SINK, FIRST_KEY, END_KEY, SEEN, Z, MASSES, LSE, IDLE, EMPTIED,
     q_batch, q_head, q_row, k_batch, k_head, k_key, v_batch, v_head, v_key,
     i_batch, i_head, i_row, r_batch, r_head, r_row, s_batch, s_head, s_row, s_key,
     heads, group, rows, keys, past, window, newest, newest_group, scaling, softcap, least,
@@ -236,11 +236,14 @@ def _grouped_attention(
         tl.store(MASSES + out * COUNT + 2, l2 * share, mask=there)
     if COUNT > 3:
         tl.store(MASSES + out * COUNT + 3, l3 * share, mask=there)
+    emptied = tl.zeros((BM,), tl.int1)
     if WEIGHTED:
+        seeing = l0 + l1 + l2 + l3 > 0
         l0 = l0 * tl.load(settings + 3, mask=there, other=1.0)
         l1 = l1 * tl.load(settings + 4, mask=there, other=1.0)
         l2 = l2 * tl.load(settings + 5, mask=there, other=1.0)
         l3 = l3 * tl.load(settings + 6, mask=there, other=1.0)
+        emptied = seeing & (l0 + l1 + l2 + l3 == 0)
         total = l0 + l1 + l2 + l3 + learned
         share = 1 / tl.where(total == 0, 1.0, total)
     z, waiting = bystanders, tl.zeros((BM,), tl.int1)
@@ -254,6 +257,7 @@ def _grouped_attention(
     gamma = tl.load(settings + 2, mask=there, other=1.0)
     z = z * (share * gamma)[:, None]
     tl.store(IDLE + out, waiting, mask=there)
+    tl.store(EMPTIED + out, emptied, mask=there)
     z_at = Z + ((batch * rows + far) * heads + head)[:, None] * WIDE + dv[None, :]
     tl.store(z_at, z.to(Z.dtype.element_ty), mask=there[:, None] & (dv < WIDE)[None, :])
 

@@ -54,10 +54,13 @@ class Recalibrated:
 
     `masses` and `lse` are of the tempered row before any other change: each group's share of it (a learned sink has the
     rest), and the natural logarithm of what softmax divides by, the learned sink included. `idle` rows had something
-    to give and nothing to receive it. A row that sees no key says 0 and has masses of 0.
+    to give and nothing to receive it. `emptied` rows are left no key by multipliers of 0 (the kernel counts among them
+    rows whose keys have less attention beside the cut ones than float32 can hold). A row that sees no key, or is left
+    none, says 0.
     """
 
     z: Float[Tensor, "batch row head d_value"]
     masses: Float[Tensor, "batch head row group"]
     lse: Float[Tensor, "batch head row"]
     idle: Bool[Tensor, "batch head row"]
+    emptied: Bool[Tensor, "batch head row"]

@@ -21,14 +21,11 @@ def grouped_attention(
     softcap: float | None = None,
     sinks: Float[Tensor, " head"] | None = None,
 ) -> Recalibrated:
-    """`softcap` and `sinks` are as in `headlens.kernels.reference.attention_scores` and `attention_pattern`.
-
-    ValueError where multipliers leave a row no key.
-    """
+    """`softcap` and `sinks` are as in `headlens.kernels.reference.attention_scores` and `attention_pattern`."""
     allowed = seen.allowed(query.shape[2], key.shape[2], query.device)
     scores = attention_scores(query, key, allowed, scaling, softcap=softcap)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    empty = scores.amax(-1) == -torch.inf
+    empty = emptied = scores.amax(-1) == -torch.inf
     if change.tau is not None:
         scores = tempered(scores, change.tau)
     index = groups.each(seen.past, query.shape[2]).expand(scores.shape)
@@ -36,9 +33,8 @@ def grouped_attention(
     pattern, idle = before, torch.zeros_like(empty)
     if change.multipliers is not None:
         reweighted = scores + _of_keys(change.multipliers.log(), index)
-        if ((reweighted.amax(-1) == -torch.inf) & ~empty).any():
-            raise ValueError("Multipliers of 0 leave a row no key to attend to.")
-        pattern = attention_pattern(reweighted, sinks).masked_fill(empty[..., None], 0)
+        emptied = reweighted.amax(-1) == -torch.inf
+        pattern = attention_pattern(reweighted, sinks).masked_fill(emptied[..., None], 0)
     if change.beta is not None:
         pattern, idle = transferred(pattern, index == DONORS, index == RECEIVERS, change.beta[..., None])
     if change.kappa is not None:
@@ -46,7 +42,8 @@ def grouped_attention(
     z = weighted_values(pattern.to(value.dtype), value)
     if change.gamma is not None:
         z = z * change.gamma.to(z.dtype).expand(empty.shape).transpose(1, 2)[..., None]
-    return Recalibrated(z, group_masses(before, index, groups.count), _divisor(scores, sinks), idle)
+    masses = group_masses(before, index, groups.count)
+    return Recalibrated(z, masses, _divisor(scores, sinks), idle, emptied & ~empty)
 
 
 def _divisor(

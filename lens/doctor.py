@@ -100,8 +100,12 @@ def _model(name: str) -> Finding:
 
 def _choices() -> list[Finding]:
     from headlens.device import default_device, default_dtype
+    from headlens.kernels.dispatch import on_device
 
-    dtype = str(default_dtype()).removeprefix("torch.")
-    return [
-        Finding("would use", f"{default_device()}, {dtype}, plain torch kernels"),
-    ]
+    device, dtype = default_device(), str(default_dtype()).removeprefix("torch.")
+    findings = [Finding("would use", f"{device}, {dtype}")]
+    try:
+        choice = on_device(device)
+    except ValueError as error:
+        return [*findings, Finding("kernels", str(error), fine=False)]
+    return [*findings, Finding("kernels", f"{'Triton' if choice.kernel else 'plain torch'} ({choice.why})")]

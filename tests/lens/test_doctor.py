@@ -20,7 +20,10 @@ def test_the_machine_is_described(cache, topic):
 
 def test_what_would_be_used_is_said(cache, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert found("would use").found == "cpu, float32, plain torch kernels"
+    assert found("would use").found == "cpu, float32"
+    assert found("kernels").found == "plain torch (tensors on the CPU)"
+    monkeypatch.setenv("HEADLENS_KERNELS", "triton")
+    assert not found("kernels").fine and "the choices are auto, twin, kernel" in found("kernels").found
 
 
 def test_extras_are_not_asked_for(cache):

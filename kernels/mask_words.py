@@ -1,0 +1,65 @@
+"""A mask as bits: 64 keys of a row are one whole number, so that a kernel has a tile's mask from one load for each row."""
+
+from typing import NamedTuple, no_type_check
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Bool, Int32, Int64
+from torch import Tensor
+
+WORD = 64
+# words that a program makes at once
+_ROUND = 16
+
+
+class MaskWords(NamedTuple):
+    """Which keys each row sees, in two parts: those in front, and those behind, which start a word of their own.
+
+    Bit i of a part's word w is key 64 w + i of that part, and 0 behind its last key. In front, a row sees no key before
+    `first`, and every key from `full` on.
+    """
+
+    words: Int64[Tensor, "prompt row word"]
+    first: Int32[Tensor, "prompt row"]
+    full: Int32[Tensor, "prompt row"]
+
+
+def mask_words(mask: Bool[Tensor, "prompt row key"], in_front: int) -> MaskWords:
+    """The mask's bits; `in_front` is how many keys the first part has."""
+    prompts, rows, keys = mask.shape
+    front_words = triton.cdiv(in_front, WORD)
+    count = front_words + triton.cdiv(keys - in_front, WORD)
+    words = torch.empty(prompts, rows, count, dtype=torch.int64, device=mask.device)
+    first, full = (torch.empty(prompts, rows, dtype=torch.int32, device=mask.device) for _ in range(2))
+    _mask_words[(prompts * rows,)](
+        mask.view(torch.uint8), words, first, full, *mask.stride(), rows, keys, in_front, front_words, count,
+        WORD=WORD, ROUND=_ROUND,
+    )  # fmt: skip
+    return MaskWords(words, first, full)
+
+
+@no_type_check
+@triton.jit
+def _mask_words(
+    MASK, WORDS, FIRST, FULL, m_prompt, m_row, m_key, rows, keys, in_front, front_words, count,
+    WORD: tl.constexpr, ROUND: tl.constexpr,
+):  # fmt: skip
+    at = tl.program_id(0).to(tl.int64)
+    mask = MASK + at // rows * m_prompt + at % rows * m_row
+    bit = tl.arange(0, WORD).to(tl.int64)
+    one = tl.full((WORD,), 1, tl.int64)
+    first, full = tl.zeros((), tl.int64) + in_front, tl.zeros((), tl.int64)
+    for from_word in range(0, count, ROUND):
+        word = from_word + tl.arange(0, ROUND)
+        behind = word >= front_words
+        start = tl.where(behind, in_front + (word - front_words) * WORD, word * WORD)
+        end = tl.where(behind, keys, in_front)
+        key = start[:, None] + bit[None, :]
+        near = key < end[:, None]
+        seen = tl.load(mask + key * m_key, mask=near, other=0) != 0
+        tl.store(WORDS + at * count + word, tl.sum(tl.where(seen, (one << bit)[None, :], 0), 1), mask=word < count)
+        first = tl.minimum(first, tl.min(tl.min(tl.where(seen, key, in_front), 1), 0))
+        full = tl.maximum(full, tl.max(tl.max(tl.where((key < in_front) & near & ~seen, key + 1, 0), 1), 0))
+    tl.store(FIRST + at, first.to(tl.int32))
+    tl.store(FULL + at, full.to(tl.int32))

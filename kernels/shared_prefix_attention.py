@@ -1,0 +1,166 @@
+"""Attention of many variants (cells) of a prompt that share one copy of their first keys and values.
+
+The rows of a prompt and a key/value head are (cell, query head of its group, query), one after the other. A program
+takes BM of them, so that rows of several cells and heads go through a tile of prefix keys together. It reads whole
+tiles of the prefix first, and then, as one sequence, what is left of the prefix and the suffixes of its rows' cells.
+"""
+
+import math
+from typing import no_type_check
+from typing import no_type_check
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from headlens.kernels.mask_words import WORD, mask_words
+from headlens.kernels.tiles import product, scores_of
+
+_LOG2_E = math.log2(math.e)
+
+
+def shared_prefix_attention(
+    query: Float[Tensor, "cell prompt head query d"],
+    key: Float[Tensor, "cell prompt kv_head suffix d"],
+    value: Float[Tensor, "cell prompt kv_head suffix d_value"],
+    prefix_key: Float[Tensor, "prompt kv_head prefix d"],
+    prefix_value: Float[Tensor, "prompt kv_head prefix d_value"],
+    allowed: Bool[Tensor, "#prompt 1 query key"],
+    scaling: float,
+    tile: tuple[int, int] | None = None,
+) -> Float[Tensor, "cell prompt query head d_value"]:
+    """As `headlens.kernels.reference.shared_prefix_attention`, which says what it means.
+
+    A row that sees no key has z 0 here. `tile` is (BM, BN); BN divides 64.
+    """
+    (cells, prompts, heads, queries, width), wide = query.shape, value.shape[4]
+    kv_heads, prefix, suffix = key.shape[2], prefix_key.shape[2], key.shape[3]
+    query, key, value, prefix_key, prefix_value = (
+        each if each.stride(-1) == 1 else each.contiguous() for each in (query, key, value, prefix_key, prefix_value)
+    )
+    group = heads // kv_heads
+    rows = cells * group * queries
+    words = mask_words(allowed[:, 0], prefix).expand(prompts, -1, -1)
+    z = torch.empty(cells, prompts, queries, heads, wide, dtype=value.dtype, device=query.device)
+    bm, bn, warps, stages = _tile(max(width, wide), query.dtype.itemsize, rows)
+    bm, bn = tile or (bm, bn)
+    tiles = triton.cdiv(rows, bm)
+    _shared_prefix_attention[(tiles * prompts * kv_heads,)](
+        query, key, value, prefix_key, prefix_value, *seen, z,
+        *query.stride()[:4], *key.stride()[:4], *value.stride()[:4], *prefix_key.stride()[:3],
+        *prefix_value.stride()[:3], seen.words.stride(0) if len(allowed) > 1 else 0 ...
+        prompts, kv_heads, group, queries, prefix, suffix, rows, tiles, scaling * _LOG2_E,
+        WIDTH=width, WIDE=wide, D=_padded(width), DV=_padded(wide), BM=bm, BN=bn, WORD=WORD,
+        num_warps=warps, num_stages=stages,
+    )  # fmt: skip
+    return z
+
+
+def _tile(width: int, itemsize: int, rows: int) -> tuple[int, int, int, int]:
+    """BM, BN, warps and stages."""
+    bm, bn, warps, stages = 128, 64, 4, 2
+    return min(bm, _padded(rows)), bn, warps, stages
+
+
+def _padded(size: int) -> int:
+    return max(16, triton.next_power_of_2(size))
+
+
+# sizes that change from call to call, for which nothing is compiled anew
+_SIZES = ("q_cell", "q_prompt", "k_cell", "k_prompt", "v_cell", "v_prompt", "pk_prompt", "pv_prompt", "a_prompt", "a_row")
+_SIZES += ("s_prompt", "prompts", "queries", "prefix", "suffix", "rows", "tiles")
+
+
+@no_type_check
+@no_type_check
+@triton.jit(do_not_specialize=_SIZES)
+def _shared_prefix_attention(
+    Q, K, V, PREFIX_K, PREFIX_V, WORDS, Z,
+    q_cell, q_prompt, q_head, q_row, k_cell, k_prompt, k_head, k_key, v_cell, v_prompt, v_head, v_key,
+    pk_prompt, pk_head, pk_key, pv_prompt, pv_head, pv_key, w_prompt, w_row,
+    prompts, kv_heads, group, queries, prefix, suffix, rows, tiles, scaling,
+    WIDTH: tl.constexpr, WIDE: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    WORD: tl.constexpr,
+):  # fmt: skip
+    # programs of one prefix run next to each other
+    tile, pair = tl.program_id(0) % tiles, tl.program_id(0) // tiles
+    prompt, kv_head = (pair // kv_heads).to(tl.int64), (pair % kv_heads).to(tl.int64)
+    row = tile * BM + tl.arange(0, BM)
+    there = row < rows
+    of_cell = group * queries
+    cell, query, head = row // of_cell, row % queries, kv_head * group + row // queries % group
+    d, dv, within = tl.arange(0, D), tl.arange(0, DV), tl.arange(0, BN)
+    q_at = Q + prompt * q_prompt + (cell.to(tl.int64) * q_cell + head * q_head + query.to(tl.int64) * q_row)
+    q = tl.load(q_at[:, None] + d[None, :], mask=there[:, None] & (d < WIDTH)[None, :], other=0.0)
+    words = WORDS + prompt * w_prompt + query.to(tl.int64) * w_row
+    prefix_k = PREFIX_K + prompt * pk_prompt + kv_head * pk_head
+    prefix_v = PREFIX_V + prompt * pv_prompt + kv_head * pv_head
+    m = tl.full((BM,), float("-inf"), tl.float32)
+    total = tl.zeros((BM,), tl.float32)
+    sums = tl.zeros((BM, DV), tl.float32)
+
+    whole = prefix // BN * BN
+    of_mask = prompt * m_prompt + query
+    begin = tl.min(tl.load(FIRST + of_mask, mask=there, other=prefix), 0) // BN * BN
+    full = tl.cdiv(tl.max(tl.load(FULL + of_mask, mask=there, other=0), 0), BN) * BN
+    # tiles with keys that some rows do not see, and tiles that all see
+    for stretch in tl.static_range(2):
+        start, stop = begin, tl.minimum(full, whole)
+        if stretch == 1:
+            start, stop = full, whole
+        for from_key in range(start, stop, BN):
+            key = (from_key + within).to(tl.int64)
+            k = tl.load(prefix_k + key[None, :] * pk_key + d[:, None], mask=(d < WIDTH)[:, None], other=0.0)
+            s = scores_of(q, k, scaling, 0.0, False)
+            if stretch == 0:
+                word = tl.load(words + from_key // WORD, mask=there, other=0) >> from_key % WORD
+                s = tl.where((word[:, None] >> within[None, :]) & 1 != 0, s, float("-inf"))
+            v = tl.load(prefix_v + key[:, None] * pv_key + dv[None, :], mask=(dv < WIDE)[None, :], other=0.0)
+            m, total, sums = _with_tile(m, total, sums, s, v)
+
+    first = tile * BM // of_cell
+    cells_here = (tl.minimum(tile * BM + BM, rows) - 1) // of_cell - first + 1
+    suffix_k = K + prompt * k_prompt + kv_head * k_head
+    suffix_v = V + prompt * v_prompt + kv_head * v_head
+    rest = prefix - whole
+    rest_word = tl.load(words + whole // WORD, mask=there, other=0) >> whole % WORD
+    words += tl.cdiv(prefix, WORD)
+    # the suffix positions of one word at a time, cell after cell; with the first go the last prefix keys, in front
+    for from_at in range(0, suffix, WORD):
+        word = tl.load(words + from_at // WORD, mask=there, other=0)
+        width = tl.minimum(suffix - from_at, WORD)
+        end = rest + cells_here * width
+        for from_column in range(0, end, BN):
+            column = from_column + within
+            near, behind = column < end, column >= rest
+            nth = tl.maximum(column - rest, 0)
+            owner, bit = first + nth // width, nth % width
+            far_owner, far_at, far_key = owner.to(tl.int64), (from_at + bit).to(tl.int64), (whole + column).to(tl.int64)
+            k_at = tl.where(behind, suffix_k + far_owner * k_cell + far_at * k_key, prefix_k + far_key * pk_key)
+            k = tl.load(k_at[None, :] + d[:, None], mask=near[None, :] & (d < WIDTH)[:, None], other=0.0)
+            s = scores_of(q, k, scaling, 0.0, False)
+            own = near[None, :] & (cell[:, None] == owner[None, :])
+            seen = tl.where(behind[None, :], own & ((word[:, None] >> bit[None, :]) & 1 != 0), (rest_word[:, None] >> column[None, :]) & 1 != 0)
+            s = tl.where(seen, s, float("-inf"))
+            v_at = tl.where(behind, suffix_v + far_owner * v_cell + far_at * v_key, prefix_v + far_key * pv_key)
+            v = tl.load(v_at[:, None] + dv[None, :], mask=near[:, None] & (dv < WIDE)[None, :], other=0.0)
+            m, total, sums = _with_tile(m, total, sums, s, v)
+        rest = 0
+
+    z = sums / tl.where(total == 0, 1.0, total)[:, None]
+    z_row = ((cell.to(tl.int64) * prompts + prompt) * queries + query) * (kv_heads * group) + head
+    z_at = Z + z_row[:, None] * WIDE + dv[None, :]
+    tl.store(z_at, z.to(Z.dtype.element_ty), mask=there[:, None] & (dv < WIDE)[None, :])
+
+
+@no_type_check
+@triton.jit
+def _with_tile(m, total, sums, s, v):
+    """The running maximum, sum of weights and sum of values with a tile's scores, which are powers of 2, and values."""
+    highest = tl.maximum(m, tl.max(s, 1))
+    safe = tl.where(highest == float("-inf"), 0.0, highest)
+    p, shrink = tl.exp2(s - safe[:, None]), tl.exp2(m - safe)
+    total = total * shrink + tl.sum(p, 1)
+    return highest, total, product(p.to(v.dtype), v, sums * shrink[:, None])
