@@ -123,7 +123,7 @@ def _check(wanted: Asked, run: WatchedRun, compared: WatchedRun | None, batch: i
 def _read(run: WatchedRun, tally: Tally, wanted: Asked) -> None:
     """Let every layer's rows pass by the tally, and note massive activations where a group is about them."""
     model, layers = run.model, range(run.model.n_layers)
-    watches = [Watch(Site("pattern", layer), tally.look, "head_stats") for layer in layers]
+    watches = [Watch(Site("pattern", layer), tally.look, "head_stats", tally.at_once) for layer in layers]
     with ticking(model.hf) as clock:
         notes = [
             Tap(Site("resid_pre", layer), partial(_note, group, clock), "head_stats", observes=True)

@@ -83,6 +83,7 @@ class Statistic:
     units: str
     sign: str
     measure: Callable[[Rows], Part]
+    group: Group | None = None  # of which it is the attention
 
 
 def of_group(group: Group) -> Statistic:
@@ -96,7 +97,7 @@ def of_group(group: Group) -> Statistic:
         which = keys_of(group, rows.block, memory)[: len(rows.pattern)]
         return _over_rows(mass(rows.pattern, which), rows.choosing)
 
-    return Statistic(("layer", "head"), SHARE, sign, measure)
+    return Statistic(("layer", "head"), SHARE, sign, measure, group)
 
 
 def _over_rows(values: Float[Tensor, "prompt head row"], counted: Bool[Tensor, "prompt row"]) -> Part:

@@ -10,6 +10,9 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
 
 from headlens.analyses.row_readings import Part, Rows, Statistic
+from headlens.analyses.rows_at_once import parts_at_once
+from headlens.hooks.clock import Clock
+from headlens.hooks.intercept import Attention
 from headlens.hooks.row_blocks import Block
 
 
@@ -37,8 +40,8 @@ class Total:
 
 @dataclass(frozen=True, eq=False)
 class Tally:
-    """The totals of a run's first `prompts` prompts; the same in another run may follow them. `look` is what a `Watch`
-    calls."""
+    """The totals of a run's first `prompts` prompts; the same in another run may follow them. `look` and
+    `at_once` are what a `Watch` calls."""
 
     statistics: Mapping[str, Statistic]
     prompts: int
@@ -51,6 +54,13 @@ class Tally:
         rows = Rows(block, pattern[: self.prompts], other, self.image_token)
         for name, statistic in self.statistics.items():
             self.totals[name, block.layer].add(statistic.measure(rows))
+
+    def at_once(self, call: Attention, layer: int, clock: Clock, key_start: int) -> bool:
+        """Add all rows of a layer together, if that can be; `look` is for where it cannot."""
+        parts = parts_at_once(self.statistics, self.prompts, self.image_token, call, layer, clock, key_start)
+        for name, part in (parts or {}).items():
+            self.totals[name, layer].add(part)
+        return parts is not None
 
     def means(self, name: str, layers: int, length: int | None) -> Float32[np.ndarray, "prompt layer head place"]:
         """The statistic for each prompt: one number, or one for each of `length` tokens (None: of those met)."""

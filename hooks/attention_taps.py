@@ -20,14 +20,16 @@ from headlens.kernels.reference import weighted_values
 
 @dataclass(frozen=True, eq=False)
 class Watch:
-    """A function that looks at one layer's attention, `function(block, pattern)`, block by block of its rows in order.
+    """A function that looks at one layer's attention, `function(block, pattern)`, by blocks of its rows in order.
 
-    `pattern` is [batch, head, row, key], for all heads, as the model goes on with it: after all edits.
+    `pattern` is [batch, head, row, key], for all heads, as the model goes on with it: after all edits. Where there are
+    no edits, `at_once(call, layer, clock, key_start)` is asked first, and True means that it has seen all it wants.
     """
 
     site: Site
     function: Callable[[Block, Tensor], None]
     asked_by: str
+    at_once: Callable[[Attention, int, Clock, int], bool] | None = None
     fired: list[bool] = field(default_factory=list)
 
 
@@ -67,21 +69,24 @@ class AttentionTaps:
         block = whole_block(call, scores, self.layer, self.clock, key_start)
         pattern = self._recalibrated(block).pattern if self.steps else block.pattern
         pattern = self._run("pattern", pattern.to(scores.dtype), key_start)
-        self._look(block, pattern)
+        _look(self.watchers, block, pattern)
         return self._run("z", weighted_values(pattern, call.value), key_start), pattern
 
     def _in_blocks(self, call: Attention, key_start: int) -> Tensor:
         """Rows that no step changes are exactly what they would be without any."""
         z, rows = call.z(), self._rows_asked(call.query.shape[2])
-        if not (self.watchers or self.reports or self.is_cross):
+        watchers = [watch for watch in self.watchers if not self._seen_at_once(watch, call, key_start)]
+        if not self.steps and not watchers:
+            return z
+        if not (watchers or self.reports or self.is_cross):
             found = one_pass(call, self.steps, self.layer, self.clock, key_start, rows)
             if found is not None:
                 return _with_rows(z, found)
         edited = sorted({head for step in self.steps for head in step.heads})
-        heads = range(call.query.shape[1]) if self.watchers else edited
+        heads = range(call.query.shape[1]) if watchers else edited
         for block in row_blocks(call, self.layer, heads, self.clock, key_start, rows=rows):
             outcome = self._recalibrated(block)
-            self._look(block, outcome.pattern)
+            _look(watchers, block, outcome.pattern)
             changed = self._moving(outcome, block).transpose(1, 2)[..., None]
             if changed.any():
                 # not in place: autograd may hold the model's own
@@ -115,10 +120,13 @@ class AttentionTaps:
             report.add(block, outcome, own)
         return outcome
 
-    def _look(self, block: Block, pattern: Tensor) -> None:
-        for watch in self.watchers:
-            watch.fired.append(True)
-            watch.function(block, pattern.to(block.scores.dtype))
+    def _seen_at_once(self, watch: Watch, call: Attention, key_start: int) -> bool:
+        if self.steps or self.is_cross or watch.at_once is None:
+            return False
+        if not watch.at_once(call, self.layer, self.clock, key_start):
+            return False
+        watch.fired.append(True)
+        return True
 
     def _run(self, site: str, tensor: Tensor, key_start: int) -> Tensor:
         for tap in self.sites[site]:
@@ -128,6 +136,12 @@ class AttentionTaps:
     def _heads_first(self, site: str, tensor: Tensor, key_start: int) -> Tensor:
         """Taps see positions before heads, the attention function has heads before positions."""
         return self._run(site, tensor.transpose(1, 2), key_start).transpose(1, 2) if self.sites[site] else tensor
+
+
+def _look(watchers: Sequence[Watch], block: Block, pattern: Tensor) -> None:
+    for watch in watchers:
+        watch.fired.append(True)
+        watch.function(block, pattern.to(block.scores.dtype))
 
 
 def _with_rows(z: Tensor, found: Sequence[Rows]) -> Tensor:

@@ -22,6 +22,7 @@ from headlens.hooks.row_edits import ForceRow, KnockOut, Temperature
 from headlens.hooks.seen_rows import seen_by
 from headlens.hooks.sink_rule import SinkRule
 from headlens.hooks.steps import Step
+from headlens.hooks.unscored_rows import last_row, unscored_rows
 from headlens.kernels.dispatch import choice
 from headlens.kernels.operations import grouped_attention
 from headlens.kernels.recalibration import Change, Groups
@@ -61,7 +62,7 @@ def one_pass(
     found: list[Rows] = []
     fired: set[Step] = set()
     for own, heads in alike.items():
-        block = _rows_of(call, tuple(heads), layer, clock, key_start, rows)
+        block = unscored_rows(call, heads, layer, clock, key_start, rows)
         acting = [step for step in own if step.rows(block).any()]
         if acting:
             part = _recalibrated(of_heads(call, heads), acting, block, clock)
@@ -94,29 +95,6 @@ def _has_groups_of_keys(step: Step) -> bool:
     return not newest or len(newest) == len(named) == 1
 
 
-def _rows_of(
-    call: Attention, heads: tuple[int, ...], layer: int, clock: Clock, key_start: int, rows: tuple[int, int]
-) -> Block:
-    """The rows without their scores, of which real keys only are known."""
-    keys = torch.arange(key_start, key_start + call.key.shape[2], device=call.query.device)
-    shown = torch.zeros(1, len(keys), device=call.query.device)
-    if clock.real is not None:
-        real = clock.real.to(keys.device)
-        shown = shown.masked_fill(~real[:, keys.clamp(max=real.shape[1] - 1)], -torch.inf)
-    return Block(
-        layer=layer,
-        heads=heads,
-        scores=shown[:, None, None].expand(len(call.query), len(heads), rows[1] - rows[0], -1),
-        sinks=None,
-        value=call.value,
-        first_row=rows[0],
-        queries=torch.arange(clock.past + rows[0], clock.past + rows[1], device=keys.device),
-        keys=keys,
-        clock=clock,
-        again=lambda: iter(()),
-    )
-
-
 def _recalibrated(call: Attention, steps: Sequence[Step], block: Block, clock: Clock) -> Rows | None:
     first, count, change = block.first_row, len(block.queries), _change(steps, block)
     whole = seen_by(call, clock, int(block.keys[0]))
@@ -140,9 +118,9 @@ def _groups(steps: Sequence[Step], block: Block) -> Groups:
     split = [step for step in steps if not isinstance(step.edit, Temperature)]
     if not split:
         return Groups(torch.zeros(1, 1, 1, len(block.keys), dtype=torch.uint8, device=block.keys.device), 1)
-    step, last = split[0], replace(block, scores=block.scores[:, :, -1:], queries=block.queries[-1:])
+    step = split[0]
     fixed = {name: group if isinstance(group, str) else _without_newest(group) for name, group in step.groups.items()}
-    index = partition(fixed, last, block.clock.memory.setdefault(step, {}))
+    index = partition(fixed, last_row(block), block.clock.memory.setdefault(step, {}))
     named = [(at, group) for at, group in enumerate(step.groups.values(), 1) if not isinstance(group, str)]
     recent = [(part.n, at) for at, group in named for part in parts_of(group) if isinstance(part, Recent)]
     return Groups(index, 1 + len(step.groups), recent[0] if recent else None)

@@ -6,6 +6,7 @@ whose output is None are not compiled.
 """
 
 from collections.abc import Set
+from typing import no_type_check
 
 import torch
 import triton
@@ -14,7 +15,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from headlens.kernels.row_stats import RowStats, check
-from headlens.kernels.score_tiles import all_seen, call, columns, dense, padded, prompt_keys, seen_scores, vectors
+from headlens.kernels.score_tiles import all_seen, call, columns, dense, prompt_keys, seen_scores, sizes, vectors
 from headlens.kernels.seen import Seen
 from headlens.kernels.tiles import key_range
 
@@ -36,7 +37,7 @@ def row_stats(
 ) -> RowStats:
     """As `headlens.kernels.reference_stats.row_stats`, which says what it means. `tile` is (BM, BN)."""
     check(what, row_tokens, key_tokens, groups, n_groups)
-    (batch, heads, rows, width), keys = query.shape, key.shape[2]
+    (batch, heads, rows), keys = query.shape[:3], key.shape[2]
     query, key = dense(query), dense(key)
     found = _empty(what, (batch, heads, rows), n_groups, query.device)
     by_row, in_groups = False, (0, 0, 0)
@@ -44,15 +45,14 @@ def row_stats(
         groups = dense(groups.reshape(*groups.shape[:2], -1, keys))
         by_row, in_groups = groups.shape[2] > 1, groups.expand(batch, heads, rows, keys).stride()[:3]
     tokens = [None if each is None else dense(each) for each in (row_tokens, key_tokens)]
-    bm, bn = tile or _tile(width, query.dtype.itemsize)
-    _row_stats[(batch * heads, triton.cdiv(rows, bm))](
+    size = sizes(query, tile)
+    _row_stats[(batch * heads, triton.cdiv(rows, size["BM"]))](
         query, key, *query.stride()[:3], *key.stride()[:3], *call(query, key, seen), scaling, softcap,
         None if sinks is None else sinks.contiguous(), *tokens,
         *(0 if each is None else each.stride(0) for each in tokens), groups, *in_groups,
         found.lse, found.entropy, found.first, found.previous, found.own, found.distance, found.duplicate,
         found.has_duplicate, found.induction, found.has_induction, found.top_key, found.top_mass, found.masses,
-        CAUSAL=seen.causal, WIDTH=width, D=padded(width), BM=bm, BN=bn, BY_ROW=by_row, COUNT=n_groups,
-        num_warps=4, num_stages=2,
+        CAUSAL=seen.causal, BY_ROW=by_row, COUNT=n_groups, G=triton.next_power_of_2(n_groups or 1), **size,
     )  # fmt: skip
     return found
 
@@ -80,10 +80,7 @@ def _empty(what: Set[str], shape: tuple[int, int, int], n_groups: int, device: t
     )
 
 
-def _tile(width: int, itemsize: int) -> tuple[int, int]:
-    return (64, 64)
-
-
+@no_type_check
 @triton.jit
 def _row_stats(
     Q, K, q_batch, q_head, q_row, k_batch, k_head, k_key,
@@ -93,7 +90,7 @@ def _row_stats(
     LSE, ENTROPY, FIRST, PREVIOUS, OWN, DISTANCE, DUPLICATE, HAS_DUPLICATE, INDUCTION, HAS_INDUCTION,
     TOP_KEY, TOP_MASS, MASSES,
     CAUSAL: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    BY_ROW: tl.constexpr, COUNT: tl.constexpr,
+    BY_ROW: tl.constexpr, COUNT: tl.constexpr, G: tl.constexpr,
 ):  # fmt: skip
     batch, head = (tl.program_id(0) // heads).to(tl.int64), (tl.program_id(0) % heads).to(tl.int64)
     # the rows that see most keys start first
@@ -113,11 +110,12 @@ def _row_stats(
 
     m = tl.full((BM,), float("-inf"), tl.float32)
     to_first, to_previous, to_own = m, m, m
-    total, logs, distance, duplicate, induction = (tl.zeros_like(m),) * 5
-    top, duplicates, inductions = (tl.zeros_like(row),) * 3
+    total, top = tl.zeros_like(m), tl.zeros_like(row)
+    logs, distance, duplicate, induction = total, total, total, total
+    duplicates, inductions = top, top
     if GROUPS is not None:
-        g = tl.arange(0, triton.next_power_of_2(COUNT))
-        masses = tl.zeros((BM, triton.next_power_of_2(COUNT)), tl.float32)
+        g = tl.arange(0, G)
+        masses = tl.zeros((BM, G), tl.float32)
     for from_key in range(start, stop, BN):
         key = from_key + tl.arange(0, BN)
         k = columns(k_start, key, k_key, keys, WIDTH, D)
@@ -202,12 +200,14 @@ def _row_stats(
         tl.store(of_groups, masses * share[:, None], mask=there[:, None] & (g < COUNT)[None, :])
 
 
+@no_type_check
 @triton.jit
 def _score_of(found, s, key, wanted):
     """The score of one key of each row, if it is in this tile."""
     return tl.maximum(found, tl.max(tl.where(key[None, :] == wanted[:, None], s, float("-inf")), 1))
 
 
+@no_type_check
 @triton.jit
 def _copies(row_tokens, at, key_tokens, key, keys):
     """Which of the tokens at `key`, in front of a row, are equal to the row's."""
@@ -215,6 +215,7 @@ def _copies(row_tokens, at, key_tokens, key, keys):
     return (row_tokens[:, None] == tokens[None, :]) & (key[None, :] < at[:, None])
 
 
+@no_type_check
 @triton.jit
 def _bits(groups, row, g_row, rows, key, keys, BY_ROW: tl.constexpr):
     """The groups of each key, as one row or as one for each row."""

@@ -1,11 +1,14 @@
 """The operations that have a Triton kernel and a plain twin, each run as `headlens.kernels.dispatch` chooses."""
 
+from typing import Any
+
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from headlens.kernels import reference, reference_delta, reference_grouped
+from headlens.kernels import reference, reference_delta, reference_grouped, reference_stats
 from headlens.kernels.dispatch import choice
 from headlens.kernels.recalibration import Change, Groups, Recalibrated
+from headlens.kernels.row_stats import RowStats
 from headlens.kernels.seen import Seen
 
 
@@ -61,3 +64,56 @@ def patched_outputs(
     from headlens.kernels.head_delta import patched_outputs as kernel
 
     return kernel(*given)
+
+
+def row_stats(
+    query: Float[Tensor, "batch head row d"],
+    key: Float[Tensor, "batch kv_head key d"],
+    seen: Seen,
+    scaling: float,
+    **asked: Any,
+) -> RowStats:
+    """Numbers of each row of attention; see `headlens.kernels.reference_stats.row_stats` for what can be `asked`."""
+    if not choice(query, key).kernel:
+        return reference_stats.row_stats(query, key, seen, scaling, **asked)
+    from headlens.kernels.head_stats import row_stats as kernel
+
+    return kernel(query, key, seen, scaling, **asked)
+
+
+def received(
+    query: Float[Tensor, "batch head row d"],
+    key: Float[Tensor, "batch kv_head key d"],
+    seen: Seen,
+    scaling: float,
+    lse: Float[Tensor, "batch head row"],
+    counted: Bool[Tensor, "#batch row"],
+    softcap: float | None = None,
+) -> Float[Tensor, "batch head key"]:
+    """The attention that each key is given; see `headlens.kernels.reference_stats.received`."""
+    given = (query, key, seen, scaling, lse, counted)
+    if not choice(query, key).kernel:
+        return reference_stats.received(*given, softcap=softcap)
+    from headlens.kernels.received_attention import received as kernel
+
+    return kernel(*given, softcap=softcap)
+
+
+def divergence(
+    query: Float[Tensor, "batch head row d"],
+    key: Float[Tensor, "batch kv_head key d"],
+    lse: Float[Tensor, "batch head row"],
+    other_query: Float[Tensor, "batch head row d"],
+    other_key: Float[Tensor, "batch kv_head key d"],
+    other_lse: Float[Tensor, "batch head row"],
+    seen: Seen,
+    scaling: float,
+    softcap: float | None = None,
+) -> Float[Tensor, "batch head row"]:
+    """How unlike the rows of two runs are; see `headlens.kernels.reference_stats.divergence`."""
+    given = (query, key, lse, other_query, other_key, other_lse, seen, scaling)
+    if not choice(query, key, other_query, other_key).kernel:
+        return reference_stats.divergence(*given, softcap=softcap)
+    from headlens.kernels.rows_divergence import divergence as kernel
+
+    return kernel(*given, softcap=softcap)

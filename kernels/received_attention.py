@@ -4,13 +4,15 @@ A program takes BN keys of one head and goes through the rows that can see them,
 no two programs add to one number.
 """
 
+from typing import no_type_check
+
 import torch
 import triton
 import triton.language as tl
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from headlens.kernels.score_tiles import all_seen, bits, call, columns, dense, padded, prompt_keys, seen_scores, vectors
+from headlens.kernels.score_tiles import all_seen, bits, call, columns, dense, prompt_keys, seen_scores, sizes, vectors
 from headlens.kernels.seen import Seen
 
 
@@ -26,23 +28,20 @@ def received(
     tile: tuple[int, int] | None = None,
 ) -> Float[Tensor, "batch head key"]:
     """As `headlens.kernels.reference_stats.received`, which says what it means. `tile` is (BM, BN)."""
-    (batch, heads, rows, width), keys = query.shape, key.shape[2]
+    (batch, heads, rows), keys = query.shape[:3], key.shape[2]
     query, key, lse = dense(query), dense(key), lse.contiguous()
     counted = bits(dense(counted), batch, rows)
     given = torch.empty(batch, heads, keys, device=query.device)
-    bm, bn = tile or _tile(width, query.dtype.itemsize)
-    _received[(batch * heads, triton.cdiv(keys, bn))](
+    size = sizes(query, tile)
+    _received[(batch * heads, triton.cdiv(keys, size["BN"]))](
         query, key, *query.stride()[:3], *key.stride()[:3], *call(query, key, seen), scaling, softcap,
         lse, counted, counted.stride(0), given,
-        CAUSAL=seen.causal, WIDTH=width, D=padded(width), BM=bm, BN=bn, num_warps=4, num_stages=2,
+        CAUSAL=seen.causal, **size,
     )  # fmt: skip
     return given
 
 
-def _tile(width: int, itemsize: int) -> tuple[int, int]:
-    return (64, 64)
-
-
+@no_type_check
 @triton.jit
 def _received(
     Q, K, q_batch, q_head, q_row, k_batch, k_head, k_key,

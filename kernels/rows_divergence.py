@@ -1,12 +1,14 @@
 """How much rows of attention differ between two runs, in one pass over both runs' keys."""
 
+from typing import no_type_check
+
 import torch
 import triton
 import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from headlens.kernels.score_tiles import all_seen, call, columns, dense, padded, prompt_keys, seen_scores, vectors
+from headlens.kernels.score_tiles import all_seen, call, columns, dense, prompt_keys, seen_scores, sizes, vectors
 from headlens.kernels.seen import Seen
 from headlens.kernels.tiles import key_range
 
@@ -25,23 +27,20 @@ def divergence(
     tile: tuple[int, int] | None = None,
 ) -> Float[Tensor, "batch head row"]:
     """As `headlens.kernels.reference_stats.divergence`, which says what it means. `tile` is (BM, BN)."""
-    batch, heads, rows, width = query.shape
+    batch, heads, rows = query.shape[:3]
     query, key, other_query, other_key = (dense(each) for each in (query, key, other_query, other_key))
     apart = torch.empty(batch, heads, rows, device=query.device)
-    bm, bn = tile or _tile(width, query.dtype.itemsize)
-    _divergence[(batch * heads, triton.cdiv(rows, bm))](
+    size = sizes(query, tile)
+    _divergence[(batch * heads, triton.cdiv(rows, size["BM"]))](
         query, key, *query.stride()[:3], *key.stride()[:3], *call(query, key, seen), scaling, softcap,
         other_query, other_key, *other_query.stride()[:3], *other_key.stride()[:3],
         lse.contiguous(), other_lse.contiguous(), apart,
-        CAUSAL=seen.causal, WIDTH=width, D=padded(width), BM=bm, BN=bn, num_warps=4, num_stages=2,
+        CAUSAL=seen.causal, **size,
     )  # fmt: skip
     return apart
 
 
-def _tile(width: int, itemsize: int) -> tuple[int, int]:
-    return (64, 64)
-
-
+@no_type_check
 @triton.jit
 def _divergence(
     Q, K, q_batch, q_head, q_row, k_batch, k_head, k_key,
@@ -86,6 +85,7 @@ def _divergence(
     tl.store(APART + out, apart, mask=there)
 
 
+@no_type_check
 @triton.jit
 def _of_shares(a, b):
     """What one key adds: (a ln(a / m) + b ln(b / m)) / 2 with m = (a + b) / 2.

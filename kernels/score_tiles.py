@@ -1,5 +1,7 @@
 """What the kernels of statistics share: an attention call as their first arguments, and tiles of its scores."""
 
+from typing import no_type_check
+
 import torch
 import triton
 import triton.language as tl
@@ -14,9 +16,15 @@ def dense(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
-def padded(width: int) -> int:
-    """The head dimension of a tile: a power of two, and no less than a product of tiles takes."""
-    return max(16, triton.next_power_of_2(width))
+def sizes(query: Tensor, tile: tuple[int, int] | None) -> dict[str, int]:
+    """How much a program takes: BM rows and BN keys of vectors padded to D, a power of two."""
+    rows, width = query.shape[2:]
+    d = max(16, triton.next_power_of_2(width))
+    # products of float32 are made of single multiplications, which need more registers
+    bm, bn = tile or ((64, 64) if query.dtype.itemsize == 2 else (32, 32 if d <= 64 else 16))
+    bm = min(bm, max(16, triton.next_power_of_2(rows)))
+    warps = 8 if bm * bn >= 4096 else 4
+    return {"WIDTH": width, "D": d, "BM": bm, "BN": bn, "num_warps": warps, "num_stages": 2}
 
 
 def bits(mask: Tensor, *shape: int) -> Tensor:
@@ -33,6 +41,7 @@ def call(query: Tensor, key: Tensor, seen: Seen) -> tuple:
     return (first, end, mask, *strides, heads, heads // kv_heads, rows, keys, seen.past, seen.window)
 
 
+@no_type_check
 @triton.jit
 def prompt_keys(SEEN_FIRST, SEEN_END, batch, keys):
     """From which key up to before which a prompt has any."""
@@ -44,6 +53,7 @@ def prompt_keys(SEEN_FIRST, SEEN_END, batch, keys):
     return first, end
 
 
+@no_type_check
 @triton.jit
 def vectors(start, index, stride, count, WIDTH: tl.constexpr, D: tl.constexpr):
     """The vectors [index, D] of a head, 0 behind WIDTH and from `count` on."""
@@ -52,6 +62,7 @@ def vectors(start, index, stride, count, WIDTH: tl.constexpr, D: tl.constexpr):
     return tl.load(where, mask=(index < count)[:, None] & (d < WIDTH)[None, :], other=0.0)
 
 
+@no_type_check
 @triton.jit
 def columns(start, index, stride, count, WIDTH: tl.constexpr, D: tl.constexpr):
     """The same, [D, index]."""
@@ -60,6 +71,7 @@ def columns(start, index, stride, count, WIDTH: tl.constexpr, D: tl.constexpr):
     return tl.load(where, mask=(index < count)[None, :] & (d < WIDTH)[:, None], other=0.0)
 
 
+@no_type_check
 @triton.jit
 def all_seen(from_key, low, high, first, end, window, MASK: tl.constexpr, CAUSAL: tl.constexpr, BN: tl.constexpr):
     """Whether every row at key positions low..high sees every key of the tile."""
@@ -74,6 +86,7 @@ def all_seen(from_key, low, high, first, end, window, MASK: tl.constexpr, CAUSAL
     return whole
 
 
+@no_type_check
 @triton.jit
 def seen_scores(
     q, k, row, past, key, rows, first, end, window, mask, mask_row, mask_key, whole, scaling, softcap,

@@ -1,12 +1,11 @@
 """Attention of many variants (cells) of a prompt that share one copy of their first keys and values.
 
 The rows of a prompt and a key/value head are (cell, query head of its group, query), one after the other. A program
-takes BM of them, so that rows of several cells and heads go through a tile of prefix keys together. It reads whole
-tiles of the prefix first, and then, as one sequence, what is left of the prefix and the suffixes of its rows' cells.
+takes BM of them, so that rows of several cells and heads go through a tile of prefix keys together. Then follow, as one
+sequence, the last few keys of the prefix and the suffixes of those cells that the rows are of.
 """
 
 import math
-from typing import no_type_check
 from typing import no_type_check
 
 import torch
@@ -29,11 +28,11 @@ def shared_prefix_attention(
     prefix_value: Float[Tensor, "prompt kv_head prefix d_value"],
     allowed: Bool[Tensor, "#prompt 1 query key"],
     scaling: float,
-    tile: tuple[int, int] | None = None,
+    tile: tuple[int, int, int] | None = None,
 ) -> Float[Tensor, "cell prompt query head d_value"]:
     """As `headlens.kernels.reference.shared_prefix_attention`, which says what it means.
 
-    A row that sees no key has z 0 here. `tile` is (BM, BN); BN divides 64.
+    A row that sees no key has z 0 here. `tile` is (BM, BN, warps); BN is a multiple of 32.
     """
     (cells, prompts, heads, queries, width), wide = query.shape, value.shape[4]
     kv_heads, prefix, suffix = key.shape[2], prefix_key.shape[2], key.shape[3]
@@ -42,26 +41,24 @@ def shared_prefix_attention(
     )
     group = heads // kv_heads
     rows = cells * group * queries
-    words = mask_words(allowed[:, 0], prefix).expand(prompts, -1, -1)
+    words, first, full = (each.expand(prompts, *each.shape[1:]) for each in mask_words(allowed[:, 0], prefix))
     z = torch.empty(cells, prompts, queries, heads, wide, dtype=value.dtype, device=query.device)
-    bm, bn, warps, stages = _tile(max(width, wide), query.dtype.itemsize, rows)
-    bm, bn = tile or (bm, bn)
+    bm, bn, warps = tile or _tile(max(width, wide), query.dtype.itemsize, rows)
     tiles = triton.cdiv(rows, bm)
     _shared_prefix_attention[(tiles * prompts * kv_heads,)](
-        query, key, value, prefix_key, prefix_value, *seen, z,
+        query, key, value, prefix_key, prefix_value, words, first, full, z,
         *query.stride()[:4], *key.stride()[:4], *value.stride()[:4], *prefix_key.stride()[:3],
-        *prefix_value.stride()[:3], seen.words.stride(0) if len(allowed) > 1 else 0 ...
+        *prefix_value.stride()[:3], *words.stride()[:2], first.stride(0),
         prompts, kv_heads, group, queries, prefix, suffix, rows, tiles, scaling * _LOG2_E,
         WIDTH=width, WIDE=wide, D=_padded(width), DV=_padded(wide), BM=bm, BN=bn, WORD=WORD,
-        num_warps=warps, num_stages=stages,
+        num_warps=warps, num_stages=2,
     )  # fmt: skip
     return z
 
 
-def _tile(width: int, itemsize: int, rows: int) -> tuple[int, int, int, int]:
-    """BM, BN, warps and stages."""
-    bm, bn, warps, stages = 128, 64, 4, 2
-    return min(bm, _padded(rows)), bn, warps, stages
+def _tile(width: int, itemsize: int, rows: int) -> tuple[int, int, int]:
+    """BM, BN and warps."""
+    return min(128, _padded(rows)), 64, 4
 
 
 def _padded(size: int) -> int:
@@ -69,17 +66,15 @@ def _padded(size: int) -> int:
 
 
 # sizes that change from call to call, for which nothing is compiled anew
-_SIZES = ("q_cell", "q_prompt", "k_cell", "k_prompt", "v_cell", "v_prompt", "pk_prompt", "pv_prompt", "a_prompt", "a_row")
-_SIZES += ("s_prompt", "prompts", "queries", "prefix", "suffix", "rows", "tiles")
+_SIZES = ("w_prompt", "w_row", "f_prompt", "prompts", "queries", "prefix", "suffix", "rows", "tiles")
 
 
-@no_type_check
 @no_type_check
 @triton.jit(do_not_specialize=_SIZES)
 def _shared_prefix_attention(
-    Q, K, V, PREFIX_K, PREFIX_V, WORDS, Z,
+    Q, K, V, PREFIX_K, PREFIX_V, WORDS, FIRST, FULL, Z,
     q_cell, q_prompt, q_head, q_row, k_cell, k_prompt, k_head, k_key, v_cell, v_prompt, v_head, v_key,
-    pk_prompt, pk_head, pk_key, pv_prompt, pv_head, pv_key, w_prompt, w_row,
+    pk_prompt, pk_head, pk_key, pv_prompt, pv_head, pv_key, w_prompt, w_row, f_prompt,
     prompts, kv_heads, group, queries, prefix, suffix, rows, tiles, scaling,
     WIDTH: tl.constexpr, WIDE: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     WORD: tl.constexpr,
@@ -90,8 +85,9 @@ def _shared_prefix_attention(
     row = tile * BM + tl.arange(0, BM)
     there = row < rows
     of_cell = group * queries
-    cell, query, head = row // of_cell, row % queries, kv_head * group + row // queries % group
-    d, dv, within = tl.arange(0, D), tl.arange(0, DV), tl.arange(0, BN)
+    cell, of_group = row // of_cell, row // queries
+    query, head = row - of_group * queries, kv_head * group + (of_group - cell * group)
+    d, dv = tl.arange(0, D), tl.arange(0, DV)
     q_at = Q + prompt * q_prompt + (cell.to(tl.int64) * q_cell + head * q_head + query.to(tl.int64) * q_row)
     q = tl.load(q_at[:, None] + d[None, :], mask=there[:, None] & (d < WIDTH)[None, :], other=0.0)
     words = WORDS + prompt * w_prompt + query.to(tl.int64) * w_row
@@ -101,58 +97,83 @@ def _shared_prefix_attention(
     total = tl.zeros((BM,), tl.float32)
     sums = tl.zeros((BM, DV), tl.float32)
 
-    whole = prefix // BN * BN
-    of_mask = prompt * m_prompt + query
-    begin = tl.min(tl.load(FIRST + of_mask, mask=there, other=prefix), 0) // BN * BN
-    full = tl.cdiv(tl.max(tl.load(FULL + of_mask, mask=there, other=0), 0), BN) * BN
-    # tiles with keys that some rows do not see, and tiles that all see
-    for stretch in tl.static_range(2):
-        start, stop = begin, tl.minimum(full, whole)
-        if stretch == 1:
-            start, stop = full, whole
-        for from_key in range(start, stop, BN):
-            key = (from_key + within).to(tl.int64)
-            k = tl.load(prefix_k + key[None, :] * pk_key + d[:, None], mask=(d < WIDTH)[:, None], other=0.0)
-            s = scores_of(q, k, scaling, 0.0, False)
-            if stretch == 0:
-                word = tl.load(words + from_key // WORD, mask=there, other=0) >> from_key % WORD
-                s = tl.where((word[:, None] >> within[None, :]) & 1 != 0, s, float("-inf"))
-            v = tl.load(prefix_v + key[:, None] * pv_key + dv[None, :], mask=(dv < WIDE)[None, :], other=0.0)
-            m, total, sums = _with_tile(m, total, sums, s, v)
+    of_row = prompt * f_prompt + query
+    first_seen = tl.min(tl.load(FIRST + of_row, mask=there, other=prefix), 0)
+    full = tl.cdiv(tl.max(tl.load(FULL + of_row, mask=there, other=0), 0), WORD) * WORD
+    last_word = prefix // WORD * WORD
+    whole = full + tl.maximum(last_word - full, 0) // BN * BN
+    # what some rows do not see, tiles that all rows see, and what is too little for such a tile
+    start = first_seen // WORD * WORD
+    so_far = (m, total, sums)
+    given = (q, words, there, prefix_k, prefix_v, pk_key, pv_key, scaling)
+    so_far = _prefix_tiles(so_far, given, start, tl.minimum(full, last_word), True, WORD, WIDTH, WIDE, WORD)
+    so_far = _prefix_tiles(so_far, given, full, whole, False, BN, WIDTH, WIDE, WORD)
+    so_far = _prefix_tiles(so_far, given, whole, last_word, False, WORD, WIDTH, WIDE, WORD)
+    m, total, sums = so_far
 
     first = tile * BM // of_cell
     cells_here = (tl.minimum(tile * BM + BM, rows) - 1) // of_cell - first + 1
     suffix_k = K + prompt * k_prompt + kv_head * k_head
     suffix_v = V + prompt * v_prompt + kv_head * v_head
-    rest = prefix - whole
-    rest_word = tl.load(words + whole // WORD, mask=there, other=0) >> whole % WORD
+    rest = prefix - last_word
+    rest_word = tl.load(words + last_word // WORD, mask=there, other=0)
     words += tl.cdiv(prefix, WORD)
-    # the suffix positions of one word at a time, cell after cell; with the first go the last prefix keys, in front
+    # the suffix positions of one word at a time, cell after cell; in front of the first, the last keys of the prefix
     for from_at in range(0, suffix, WORD):
         word = tl.load(words + from_at // WORD, mask=there, other=0)
         width = tl.minimum(suffix - from_at, WORD)
         end = rest + cells_here * width
-        for from_column in range(0, end, BN):
-            column = from_column + within
-            near, behind = column < end, column >= rest
+        for from_column in tl.range(0, end, WORD, num_stages=1):
+            column = from_column + tl.arange(0, WORD)
+            behind = column >= rest
             nth = tl.maximum(column - rest, 0)
-            owner, bit = first + nth // width, nth % width
-            far_owner, far_at, far_key = owner.to(tl.int64), (from_at + bit).to(tl.int64), (whole + column).to(tl.int64)
-            k_at = tl.where(behind, suffix_k + far_owner * k_cell + far_at * k_key, prefix_k + far_key * pk_key)
-            k = tl.load(k_at[None, :] + d[:, None], mask=near[None, :] & (d < WIDTH)[:, None], other=0.0)
-            s = scores_of(q, k, scaling, 0.0, False)
-            own = near[None, :] & (cell[:, None] == owner[None, :])
-            seen = tl.where(behind[None, :], own & ((word[:, None] >> bit[None, :]) & 1 != 0), (rest_word[:, None] >> column[None, :]) & 1 != 0)
+            # exact for numbers this small, and much faster than a division of whole numbers
+            index = ((nth + 0.5) * (1.0 / width)).to(tl.int32)
+            owner, bit = first + index, nth - index * width
+            old, new = ~behind, behind & (column < end)
+            far_key, far_owner, far_at = (last_word + column).to(tl.int64), owner.to(tl.int64), (from_at + bit).to(tl.int64)
+            k_at = suffix_k + (far_owner * k_cell + far_at * k_key)
+            k = tl.load(k_at[None, :] + d[:, None], mask=new[None, :] & (d < WIDTH)[:, None], other=0.0)
+            old_k_at = prefix_k + far_key * pk_key
+            old_k = tl.load(old_k_at[None, :] + d[:, None], mask=old[None, :] & (d < WIDTH)[:, None], other=0.0)
+            s = scores_of(q, tl.where(behind[None, :], k, old_k), scaling, 0.0, False)
+            bits = tl.where(behind[None, :], word[:, None], rest_word[:, None]) >> tl.where(behind, bit, column)[None, :]
+            seen = (bits & 1 != 0) & (old[None, :] | (cell[:, None] == owner[None, :]))
             s = tl.where(seen, s, float("-inf"))
-            v_at = tl.where(behind, suffix_v + far_owner * v_cell + far_at * v_key, prefix_v + far_key * pv_key)
-            v = tl.load(v_at[:, None] + dv[None, :], mask=near[:, None] & (dv < WIDE)[None, :], other=0.0)
-            m, total, sums = _with_tile(m, total, sums, s, v)
+            v_at = suffix_v + (far_owner * v_cell + far_at * v_key)
+            v = tl.load(v_at[:, None] + dv[None, :], mask=new[:, None] & (dv < WIDE)[None, :], other=0.0)
+            old_v_at = prefix_v + far_key * pv_key
+            old_v = tl.load(old_v_at[:, None] + dv[None, :], mask=old[:, None] & (dv < WIDE)[None, :], other=0.0)
+            m, total, sums = _with_tile(m, total, sums, s, tl.where(behind[:, None], v, old_v))
         rest = 0
 
-    z = sums / tl.where(total == 0, 1.0, total)[:, None]
+    z = sums * (1 / tl.where(total == 0, 1.0, total))[:, None]
     z_row = ((cell.to(tl.int64) * prompts + prompt) * queries + query) * (kv_heads * group) + head
     z_at = Z + z_row[:, None] * WIDE + dv[None, :]
     tl.store(z_at, z.to(Z.dtype.element_ty), mask=there[:, None] & (dv < WIDE)[None, :])
+
+
+@no_type_check
+@triton.jit
+def _prefix_tiles(
+    so_far, given, start, stop,
+    MASKED: tl.constexpr, BN: tl.constexpr, WIDTH: tl.constexpr, WIDE: tl.constexpr, WORD: tl.constexpr,
+):  # fmt: skip
+    """`_with_tile` for the prefix keys from `start` up to before `stop`, BN at a time; where MASKED, BN is WORD."""
+    m, total, sums = so_far
+    q, words, there, prefix_k, prefix_v, k_key, v_key, scaling = given
+    d, dv, within = tl.arange(0, q.shape[1]), tl.arange(0, sums.shape[1]), tl.arange(0, BN)
+    # a few small tiles are not worth the registers of loading one ahead
+    for from_key in tl.range(start, stop, BN, num_stages=1 if BN == WORD else None):
+        key = (from_key + within).to(tl.int64)
+        k = tl.load(prefix_k + key[None, :] * k_key + d[:, None], mask=(d < WIDTH)[:, None], other=0.0)
+        s = scores_of(q, k, scaling, 0.0, False)
+        if MASKED:
+            word = tl.load(words + from_key // WORD, mask=there, other=0)
+            s = tl.where((word[:, None] >> within[None, :]) & 1 != 0, s, float("-inf"))
+        v = tl.load(prefix_v + key[:, None] * v_key + dv[None, :], mask=(dv < WIDE)[None, :], other=0.0)
+        m, total, sums = _with_tile(m, total, sums, s, v)
+    return m, total, sums
 
 
 @no_type_check
