@@ -9,6 +9,7 @@ from headlens.hooks.base_run import bytes_per_prompt
 from headlens.hooks.model import Model
 from headlens.hooks.packing import packed_bytes
 from headlens.hooks.record import parse_bytes
+from headlens.hooks.room import rows_of_the_card
 from headlens.hooks.sweep import ROWS
 
 # Packing the weights takes about as long as it saves on this many rows.
@@ -22,7 +23,8 @@ def packs(model: Model, plan: Plan, rows: int) -> bool:
 
 def _fits_packed(model: Model, plan: Plan) -> bool:
     bound = parse_bytes(plan.memory)
-    return bound is None or packed_bytes(model) <= bound // 2
+    # elsewhere nothing is packed
+    return model.device.type == "cpu" and (bound is None or packed_bytes(model) <= bound // 2)
 
 
 def largest_group(model: Model, task: Task, plan: Plan) -> int:
@@ -34,12 +36,14 @@ def largest_group(model: Model, task: Task, plan: Plan) -> int:
     return max(1, left // 2 // bytes_per_prompt(model, task.clean_tokens.shape[1], plan.engine_site))
 
 
-def bands(cells: np.ndarray, group: PromptGroup, plan: Plan) -> list[np.ndarray]:
+def bands(model: Model, cells: np.ndarray, group: PromptGroup, plan: Plan) -> list[np.ndarray]:
     """The cells of each chunk, out of those to patch: as many as fill one batch of the engine.
 
     A kill loses one chunk. Single positions are patched one after the other, in batches of their own; the middle one is
-    taken as typical.
+    taken as typical. On a GPU chunks follow from its whole memory, since a resumed run must have the same ones.
     """
     suffix = group.length - group.start
-    height = max(1, ROWS // (len(group.indices) * ((suffix + 1) // 2 if plan.by_position else suffix)))
+    typical = (suffix + 1) // 2 if plan.by_position else suffix
+    rows = rows_of_the_card(model, group.length, typical) or ROWS
+    height = max(1, rows // (len(group.indices) * typical))
     return [cells[at : at + height] for at in range(0, len(cells), height)]

@@ -82,7 +82,7 @@ def _means(model: Model, task: Task, plan: Plan, largest: int) -> list[Tensor]:
     positions. Tokens behind END do not count."""
     _, other = runs_of(task, plan)
     longest = int(task.positions["END"].max()) + 1
-    counts = torch.zeros(longest, device=model.device)
+    counts = torch.zeros(longest)
     totals: dict[int, Tensor] = {}
     for group in group_whole_prompts(task, largest):
         with torch.no_grad():
@@ -99,7 +99,7 @@ def _means(model: Model, task: Task, plan: Plan, largest: int) -> list[Tensor]:
         return [totals[layer].sum(0, keepdim=True) / counts.sum() for layer in range(model.n_layers)]
     # the axis of positions: a pattern's queries, behind its heads, or else the first
     per_position = counts[:, None] if _by_query(plan) else counts.reshape(-1, *(1,) * (totals[0].ndim - 1))
-    return [totals[layer] / per_position for layer in range(model.n_layers)]
+    return [totals[layer] / per_position.to(totals[layer].device) for layer in range(model.n_layers)]
 
 
 def _summed(tensor: Tensor, site: Site) -> Tensor:

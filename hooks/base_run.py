@@ -11,7 +11,7 @@ from headlens.hooks.intercept import Attention, listening, placed
 from headlens.hooks.model import Model
 from headlens.hooks.output import alone, first_tensor
 from headlens.hooks.shadow import shadowed
-from headlens.kernels.reference import shared_prefix_attention
+from headlens.kernels.operations import shared_prefix_attention
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,6 @@ from functools import partial
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from headlens.hooks.base_run import Base, from_row, joined
 from headlens.hooks.cells import Cell
@@ -23,7 +22,7 @@ from headlens.hooks.model import Model
 from headlens.hooks.output import first_tensor
 from headlens.hooks.replay import Wrapping
 from headlens.hooks.sites import SITE_AXES
-from headlens.kernels.reference import head_delta
+from headlens.kernels.operations import patched_outputs
 
 # Where a patch of a site outside the attention acts, and how many layers further on.
 _PLACES: dict[str, tuple[Place, int]] = {
@@ -92,7 +91,6 @@ class Changes:
             self._said[layer] = self._saying(layer)
         (base, patched), module = self._said[layer], self.model.layers[layer]
         queries = [self._query_heads(heads) for heads in cells]
-        every = sorted({head for heads in queries for head in heads})
         attended = first_tensor(self.base.layers[layer].attention_out)[:, self.skip :]
         if all(len(heads) == self.model.n_heads for heads in queries):
             # not a sum of differences, whose rounding a norm behind a silenced attention would blow up
@@ -101,10 +99,9 @@ class Changes:
         # behind the last patched row only patched keys and values make a difference
         suffix = self.where.shape[1]
         reach = suffix if "key" in SITE_AXES[self.site][:2] else int(self.where.any(0).nonzero()[-1, 0]) + 1
-        weights = module.output_weights(self.model.n_heads)[every]
-        each = head_delta(patched[:, :reach, every], base[:, :reach, every], weights)
-        delta = torch.stack([each[[every.index(head) for head in heads]].sum(0) for heads in queries])
-        return attended + pad(delta, (0, 0, 0, suffix - reach))
+        weights, widest = module.output_weights(self.model.n_heads), max(map(len, queries))
+        of_cells = torch.tensor([heads + [-1] * (widest - len(heads)) for heads in queries])
+        return patched_outputs(attended, patched[:, :reach], base[:, :reach], weights, of_cells)
 
     def _saying(self, layer: int) -> tuple[Tensor, Tensor]:
         if self.site == "z":

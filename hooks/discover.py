@@ -9,7 +9,7 @@ middle of the residual stream is the block's input plus the attention's addition
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from headlens.hooks.intercept import Attention, listening, placed
 from headlens.hooks.sites import ATTENTION_SITES, MAIN
+from headlens.hooks.spread import values_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +44,10 @@ class Layer:
 
     def output_weights(self, n_heads: int) -> Float[Tensor, "head d_head d_model"]:
         """W_O per head: `z[head] @ W_O[head]`, summed over heads plus the bias, is the attention's output."""
-        projection = self.output_projection
-        weight = projection.weight.T if isinstance(projection, nn.Linear) else projection.weight
-        return cast(Tensor, weight).unflatten(0, (n_heads, -1))
+        weight = values_of(self.output_projection)
+        if isinstance(self.output_projection, nn.Linear):
+            weight = weight.T
+        return weight.unflatten(0, (n_heads, -1))
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from headlens.hooks.discover import Layer
 from headlens.hooks.frozen_norm import FrozenNorm, freeze_norm
 from headlens.hooks.model import Model
 from headlens.hooks.readout import rounding
+from headlens.hooks.spread import bias_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +32,7 @@ class HeadOutput:
         A post-norm keeps the statistics that it has at this z. ValueError if z does not make `attn_out`, so that heads
         are not all that is added.
         """
-        weights, bias = self.weights.float(), getattr(self.layer.output_projection, "bias", None)
+        weights, bias = self.weights.float(), bias_of(self.layer.output_projection)
         projected = torch.einsum("rhd,hdm->rm", z, weights)
         projected = projected if bias is None else projected + bias.detach().float()
         written = projected if self.post_norm is None else self.post_norm.module(projected)

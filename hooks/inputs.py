@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from headlens.hooks.spread import input_device
+
 Tokens = str | Sequence[str] | Tensor | Mapping[str, Any]
 
 
@@ -18,7 +20,8 @@ def prepare(hf: PreTrainedModel, tokenizer: Any, tokens: Tokens, given: Mapping[
     `generate` does; a plain forward of transformers would count the padding.
     """
     inputs = {**_as_inputs(hf, tokenizer, tokens), **given}
-    inputs = {key: value.to(hf.device) if isinstance(value, Tensor) else value for key, value in inputs.items()}
+    device = input_device(hf)
+    inputs = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in inputs.items()}
     mask = inputs.get("attention_mask")
     if (
         isinstance(mask, Tensor)

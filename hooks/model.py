@@ -19,6 +19,7 @@ from headlens.hooks.probe import find_all_towers
 from headlens.hooks.record import NamesFilter, Recorder, Reduction, parse_bytes, sites_named
 from headlens.hooks.report import Report
 from headlens.hooks.sites import MAIN
+from headlens.hooks.spread import input_device, meet_inputs
 from headlens.hooks.tapped import tapped
 from headlens.hooks.token_kinds import Resolving
 
@@ -66,7 +67,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        return self.hf.device
+        return input_device(self.hf)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -189,4 +190,5 @@ def wrap(hf: PreTrainedModel, tokenizer: Any = None, name: str | None = None) ->
     Raises ValueError, naming the class and the reason, for a model that headlens cannot hold: one whose attention
     does not go through transformers' AttentionInterface, or whose outputs are not finite.
     """
+    meet_inputs(hf)
     return Model(hf, tokenizer, name or hf.name_or_path or type(hf).__name__, find_all_towers(hf))

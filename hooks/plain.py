@@ -54,7 +54,7 @@ class Plain(Engine):
         return _of_tokens(self.other_run[0], self.pairs.read)
 
     def patched(self, cells: Sequence[Cell], rows: Rows, measure: Measure) -> Float[Tensor, "cell prompt ..."]:
-        site, chosen, measured = self.pairs.site, rows.chosen.to(self.model.device), []
+        site, chosen, measured = self.pairs.site, rows.chosen, []
         for cell in cells:
             edits = [
                 Call(str(Site(site, layer)), partial(_exchange, site, self._source(layer), heads, chosen, rows.key))
@@ -80,6 +80,7 @@ def _exchange(
     tensor: Tensor,
     hook: Where,
 ) -> Tensor:
+    chosen = chosen.to(tensor.device)
     if SITE_AXES[site][1] == "head":
         keys = slice(None) if key is None else slice(key, key + 1)
         for head in heads:

@@ -10,6 +10,7 @@ from headlens.hooks.discover import Tower, find_towers, trace_forward
 from headlens.hooks.intercept import evaluating
 from headlens.hooks.selftest import check, check_finite
 from headlens.hooks.sites import MAIN
+from headlens.hooks.spread import input_device
 
 N_TOKENS = 8
 
@@ -46,13 +47,13 @@ def _inputs(hf: PreTrainedModel, generator: torch.Generator) -> dict[str, Any]:
     if hf.main_input_name == "pixel_values":
         size = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
         pixels = torch.randn(1, getattr(config, "num_channels", 3), size, size, generator=generator)
-        return {"pixel_values": pixels.to(hf.device, hf.dtype)}
+        return {"pixel_values": pixels.to(input_device(hf), hf.dtype)}
     embedding: Any = hf.get_input_embeddings()
     vocabulary = embedding.num_embeddings
     special = {getattr(config, name, None) for name in ("image_token_id", "image_token_index", "video_token_id")}
     usable = torch.tensor([token for token in range(min(vocabulary, 4096)) if token not in special])
     draw = torch.randint(len(usable), (1, N_TOKENS), generator=generator)
-    ids = usable[draw].to(hf.device)
+    ids = usable[draw].to(input_device(hf))
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if getattr(config, "is_encoder_decoder", False):
         inputs["decoder_input_ids"] = ids

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from headlens.hooks.spread import bias_of, values_of
+
 
 @dataclass(frozen=True, eq=False)
 class Read:
@@ -25,10 +27,11 @@ class Reading:
     cells: int
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        weight: Tensor = self.unembedding.weight[self.read.tokens]  # prompt token d_model
+        weight, bias = values_of(self.unembedding), bias_of(self.unembedding)
+        assert self.read.tokens is not None  # else the unembedding is left as it is
+        tokens = self.read.tokens.to(weight.device)
         rows = hidden[:, -self.read.last :].unflatten(0, (self.cells, -1))
-        logits = torch.einsum("cprd,ptd->cprt", rows, weight)
-        bias = getattr(self.unembedding, "bias", None)
+        logits = torch.einsum("cprd,ptd->cprt", rows, weight[tokens])
         if bias is not None:
-            logits = logits + bias[self.read.tokens][:, None]
+            logits = logits + bias[tokens][:, None]
         return logits.flatten(0, 1)

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from headlens.hooks.discover import Tower, tensors_of
 from headlens.hooks.sites import Site
+from headlens.hooks.spread import parameter_names, values_of
 from headlens.hooks.tapped import tapped
 from headlens.hooks.taps import Tap, Where
 
@@ -27,8 +28,8 @@ def check_finite(hf: PreTrainedModel, inputs: Mapping[str, Any]) -> None:
     """Raise ValueError, naming the first broken weight, unless a plain forward gives finite numbers."""
     if torch.isfinite(output_of(hf, inputs)).all():
         return
-    for name, parameter in hf.named_parameters():
-        if not torch.isfinite(parameter).all():
+    for name in parameter_names(hf):
+        if not torch.isfinite(values_of(hf, name)).all():
             raise ValueError(
                 f"{type(hf).__name__} is refused: its weight {name} holds NaN or infinity; get an intact copy."
             )

@@ -2,26 +2,35 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from headlens.hooks.base_run import Base, record_base
+from headlens.hooks.captured import Captured
 from headlens.hooks.cells import Cell, Rows
 from headlens.hooks.changes import Changes
+from headlens.hooks.entering import Entry
+from headlens.hooks.halving import in_batches, within_memory
+from headlens.hooks.machine import Machine, capturing
 from headlens.hooks.model import Model
 from headlens.hooks.reading import Read
 from headlens.hooks.replay import replay
+from headlens.hooks.room import rows_that_fit
+from headlens.hooks.scattered import Scattered, scattered
+from headlens.hooks.spread import device_of
 from headlens.hooks.suffix_run import SiteRun, run_from
 
-# Rows (cells x prompts x positions) that one replayed batch aims at: large enough for the full matrix-multiply rate,
-# small enough that a block's activations stay in a CPU's cache.
+# Rows (cells x prompts x positions) that one replayed batch aims at on a CPU: large enough for the full
+# matrix-multiply rate, small enough that a block's activations stay in its cache.
 ROWS = 1536
-# Logits (cells x prompts x tokens) that one batch may have.
+# Logits (cells x prompts x tokens) that one batch may have there.
 _LOGITS = 2**24
+# A pass of more than this part of a GPU's memory keeps the GPU busy, and is not captured.
+_SMALL = 1 / 16
 # The source activation of a layer, given the base run's for its shape: the first so many prompts, the last so many
 # positions.
 Fill = Callable[[int, Tensor], Tensor]
@@ -68,18 +77,21 @@ class Replayed(Engine):
 
     model: Model
     pairs: Pairs
+    machine: Machine = field(default_factory=Machine, kw_only=True)
 
     @cached_property
     def base(self) -> Base:
-        return record_base(self.model, self.pairs.base, self.pairs.start)
+        with within_memory(self._prompts):
+            return record_base(self.model, self.pairs.base, self.pairs.start)
 
     @cached_property
     def runs(self) -> tuple[SiteRun, SiteRun]:
         """The base run and the other run, computed alike: equal inputs, equal bits."""
-        base, other = (
-            run_from(self.model, self.base, tokens, self.pairs.site, self.pairs.read)
-            for tokens in (self.pairs.base, self.pairs.other)
-        )
+        with within_memory(self._prompts):
+            base, other = (
+                run_from(self.model, self.base, tokens, self.pairs.site, self.pairs.read)
+                for tokens in (self.pairs.base, self.pairs.other)
+            )
         return base, other
 
     @property
@@ -97,31 +109,74 @@ class Replayed(Engine):
         fill = self.pairs.fill
         return other.kept if fill is None else tuple(fill(layer, kept) for layer, kept in enumerate(base.kept))
 
+    @cached_property
+    def devices(self) -> tuple[torch.device, ...]:
+        """Where each layer computes."""
+        return tuple(device_of(layer.block) for layer in self.model.layers)
+
+    @cached_property
+    def captured(self) -> Captured | None:
+        """Passes that recur on this group; they read its base run, and end with it."""
+        return capturing(self.model, self.machine)
+
     def patched(self, cells: Sequence[Cell], rows: Rows, measure: Measure) -> Float[Tensor, "cell prompt ..."]:
         unmoved = measure(self.base_logits[None])
         out = unmoved.expand(len(cells), *unmoved.shape[1:]).clone()
-        where = rows.chosen.to(self.model.device)[:, self.pairs.start :]
+        where = rows.chosen[:, self.pairs.start :]
         if not where.any():
             return out
         # nothing changes before the first patched position, so cells start there
         skip = int(where.any(0).nonzero()[0, 0])
         start, where = self.pairs.start + skip, where[:, skip:]
-        changes = Changes(self.model, self.base, self.pairs.site, self.runs[0].kept, self.source, where, skip, rows.key)
+        changes = scattered(self.devices, partial(self._changes, where, skip, rows.key))
         moving = [index for index, cell in enumerate(cells) if changes.moves(cell)]
         moving.sort(key=lambda index: cells[index].layer)
-        prompts, length = self.pairs.base.shape
-        tokens = self.base_logits.shape[1:].numel()
-        limit = max(1, min(ROWS // (prompts * (length - start)), _LOGITS // (prompts * tokens)))
-        reached = replace(self.pairs.read, last=min(self.pairs.read.last, length - start))
+        reached = replace(self.pairs.read, last=min(self.pairs.read.last, self.pairs.base.shape[1] - start))
         earlier = self.base_logits[None, :, : self.pairs.read.last - reached.last]
-        for some in _batches(moving, limit):
-            chosen = [cells[index] for index in some]
-            logits = replay(self.model, self.base, changes.entries(chosen), start, reached, changes.later(chosen))
+
+        def compute(some: list[int]) -> None:
+            logits = self._replayed(changes, [cells[index] for index in some], start, reached)
             out[some] = measure(torch.cat([earlier.expand(len(some), -1, -1, -1), logits], 2))
+
+        limit = self._limit(start)
+        left = in_batches(moving, limit, compute, f"one patched cell of {self._prompts}")
+        if left < limit:
+            self.machine.most_rows = left * self.pairs.base[:, start:].numel()
         return out
 
+    def _changes(self, where: Tensor, skip: int, key: int | None, device: torch.device) -> Changes:
+        from_base = self.runs[0].kept
+        return Changes(self.model, self.base, self.pairs.site, from_base, self.source, where.to(device), skip, key)
 
-def _batches(items: list[int], limit: int) -> list[list[int]]:
-    """As few lists as none needs more than `limit` items, of nearly equal length: a short one would waste the rate."""
-    count = -(-len(items) // limit)
-    return [items[at * len(items) // count : (at + 1) * len(items) // count] for at in range(count)]
+    def _limit(self, start: int) -> int:
+        """How many cells one batch from `start` on may have."""
+        prompts, length = self.pairs.base.shape
+        of_cell, tokens = prompts * (length - start), self.base_logits.shape[1:].numel()
+        rows = rows_that_fit(self.model, length, length - start, tokens / (length - start))
+        limits = [ROWS // of_cell, _LOGITS // (prompts * tokens)] if rows is None else [rows // of_cell]
+        if self.machine.most_rows is not None:
+            limits.append(self.machine.most_rows // of_cell)
+        return max(1, min(limits))
+
+    def _replayed(
+        self, changes: Changes | Scattered, cells: list[Cell], start: int, read: Read
+    ) -> Float[Tensor, "cell prompt row token"]:
+        """What all these cells come to; as a captured pass where it recurs and is small.
+
+        Passes recur where a pattern's entries are patched one by one: each has the same cells from the same row on.
+        """
+        entries, later = changes.entries(cells), changes.later(cells)
+        if later or self.captured is None or len(cells) > max(1, _SMALL * self._limit(start)):
+            return replay(self.model, self.base, entries, start, read, later)
+        places = [(layer, entry.place) for layer, entry in entries.items()]
+
+        def run(*values: Tensor) -> Tensor:
+            entering = {layer: Entry(place, value) for (layer, place), value in zip(places, values, strict=True)}
+            return replay(self.model, self.base, entering, start, read, {})
+
+        return self.captured((start, *places), run, tuple(entry.value for entry in entries.values()))
+
+    @property
+    def _prompts(self) -> str:
+        prompts, length = self.pairs.base.shape
+        return f"{prompts} prompts of {length} tokens"

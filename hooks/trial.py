@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 
 from headlens.hooks.cells import Cell, Rows
+from headlens.hooks.halving import within_memory
 from headlens.hooks.model import Model
 from headlens.hooks.plain import Plain
 from headlens.hooks.reading import Read
@@ -26,7 +27,9 @@ def why_not_replayed(replayed: Replayed, cells: Sequence[Cell], rows: Rows) -> s
     alone = replace(pairs, base=pairs.base[:1], other=pairs.other[:1], read=first)
     try:
         got = replayed.patched(cells, rows, lambda logits: logits)[:, :1]
-        want = Plain(model, alone).patched(cells, Rows(rows.chosen[:1], rows.key), lambda logits: logits)
+        # memory that does not suffice is no sign of an unusual architecture
+        with within_memory(f"whole forwards of one prompt of {pairs.base.shape[1]} tokens"):
+            want = Plain(model, alone).patched(cells, Rows(rows.chosen[:1], rows.key), lambda logits: logits)
         error = float((got - want).abs().max())
         if error > _tolerance(model) * max(1.0, float(want.abs().max())):
             return f"replaying {type(model.hf).__name__} is off by {error:.2g}"

@@ -1,4 +1,4 @@
-"""A mask as bits: 32 keys of a row are one whole number, so that a kernel has a tile's mask from one load for each row."""
+"""A mask as bits: 32 keys of a row are one whole number, so that a kernel has a tile's mask from one load per row."""
 
 from typing import NamedTuple, no_type_check
 

@@ -51,14 +51,19 @@ def shared_prefix_attention(
         *prefix_value.stride()[:3], *words.stride()[:2], first.stride(0),
         prompts, kv_heads, group, queries, prefix, suffix, rows, tiles, scaling * _LOG2_E,
         WIDTH=width, WIDE=wide, D=_padded(width), DV=_padded(wide), BM=bm, BN=bn, WORD=WORD,
-        num_warps=warps, num_stages=2,
+        # products of float32 are made of single multiplications, which need the registers of loading ahead
+        num_warps=warps, num_stages=2 if query.dtype.itemsize == 2 else 1,
     )  # fmt: skip
     return z
 
 
 def _tile(width: int, itemsize: int, rows: int) -> tuple[int, int, int]:
-    """BM, BN and warps."""
-    return min(128, _padded(rows)), 64, 4
+    """BM, BN and warps with which no program spills, by what the compiler says for compute capability 9.0."""
+    if itemsize == 2:
+        bm, bn, warps = (128, 64, 4 if width <= 64 else 8) if width <= 128 else (32, 64, 8)
+    else:
+        bm, bn, warps = (32, 32, 4) if width <= 64 else (16, 32, 8)
+    return (bm, bn, warps) if rows > bm // 2 else (_padded(rows), bn, 4)
 
 
 def _padded(size: int) -> int:
@@ -85,8 +90,8 @@ def _shared_prefix_attention(
     row = tile * BM + tl.arange(0, BM)
     there = row < rows
     of_cell = group * queries
-    cell, of_group = row // of_cell, row // queries
-    query, head = row - of_group * queries, kv_head * group + (of_group - cell * group)
+    cell, of_head = row // of_cell, row // queries
+    query, head = row - of_head * queries, kv_head * group + (of_head - cell * group)
     d, dv = tl.arange(0, D), tl.arange(0, DV)
     q_at = Q + prompt * q_prompt + (cell.to(tl.int64) * q_cell + head * q_head + query.to(tl.int64) * q_row)
     q = tl.load(q_at[:, None] + d[None, :], mask=there[:, None] & (d < WIDTH)[None, :], other=0.0)
@@ -97,19 +102,23 @@ def _shared_prefix_attention(
     total = tl.zeros((BM,), tl.float32)
     sums = tl.zeros((BM, DV), tl.float32)
 
-    of_row = prompt * f_prompt + query
-    first_seen = tl.min(tl.load(FIRST + of_row, mask=there, other=prefix), 0)
-    full = tl.cdiv(tl.max(tl.load(FULL + of_row, mask=there, other=0), 0), WORD) * WORD
+    first_seen = tl.min(tl.load(FIRST + prompt * f_prompt + query, mask=there, other=prefix), 0)
+    full = tl.cdiv(tl.max(tl.load(FULL + prompt * f_prompt + query, mask=there, other=0), 0), WORD) * WORD
     last_word = prefix // WORD * WORD
     whole = full + tl.maximum(last_word - full, 0) // BN * BN
-    # what some rows do not see, tiles that all rows see, and what is too little for such a tile
-    start = first_seen // WORD * WORD
-    so_far = (m, total, sums)
-    given = (q, words, there, prefix_k, prefix_v, pk_key, pv_key, scaling)
-    so_far = _prefix_tiles(so_far, given, start, tl.minimum(full, last_word), True, WORD, WIDTH, WIDE, WORD)
-    so_far = _prefix_tiles(so_far, given, full, whole, False, BN, WIDTH, WIDE, WORD)
-    so_far = _prefix_tiles(so_far, given, whole, last_word, False, WORD, WIDTH, WIDE, WORD)
-    m, total, sums = so_far
+    # keys that some rows do not see, then tiles that all rows see, then what is too little for such a tile
+    m, total, sums = _through_prefix(
+        m, total, sums, q, words, there, prefix_k, prefix_v, pk_key, pv_key, scaling,
+        first_seen // WORD * WORD, tl.minimum(full, last_word), True, 1, WORD, WORD, WIDTH, WIDE,
+    )  # fmt: skip
+    m, total, sums = _through_prefix(
+        m, total, sums, q, words, there, prefix_k, prefix_v, pk_key, pv_key, scaling,
+        full, whole, False, None, BN, WORD, WIDTH, WIDE,
+    )  # fmt: skip
+    m, total, sums = _through_prefix(
+        m, total, sums, q, words, there, prefix_k, prefix_v, pk_key, pv_key, scaling,
+        whole, last_word, False, 1, WORD, WORD, WIDTH, WIDE,
+    )  # fmt: skip
 
     first = tile * BM // of_cell
     cells_here = (tl.minimum(tile * BM + BM, rows) - 1) // of_cell - first + 1
@@ -131,18 +140,18 @@ def _shared_prefix_attention(
             index = ((nth + 0.5) * (1.0 / width)).to(tl.int32)
             owner, bit = first + index, nth - index * width
             old, new = ~behind, behind & (column < end)
-            far_key, far_owner, far_at = (last_word + column).to(tl.int64), owner.to(tl.int64), (from_at + bit).to(tl.int64)
-            k_at = suffix_k + (far_owner * k_cell + far_at * k_key)
+            k_at = suffix_k + (owner.to(tl.int64) * k_cell + (from_at + bit).to(tl.int64) * k_key)
             k = tl.load(k_at[None, :] + d[:, None], mask=new[None, :] & (d < WIDTH)[:, None], other=0.0)
-            old_k_at = prefix_k + far_key * pk_key
+            # two loads, as a choice of addresses would break each into single numbers
+            old_k_at = prefix_k + (last_word + column).to(tl.int64) * pk_key
             old_k = tl.load(old_k_at[None, :] + d[:, None], mask=old[None, :] & (d < WIDTH)[:, None], other=0.0)
             s = scores_of(q, tl.where(behind[None, :], k, old_k), scaling, 0.0, False)
-            bits = tl.where(behind[None, :], word[:, None], rest_word[:, None]) >> tl.where(behind, bit, column)[None, :]
-            seen = (bits & 1 != 0) & (old[None, :] | (cell[:, None] == owner[None, :]))
+            bits, shift = tl.where(behind[None, :], word[:, None], rest_word[:, None]), tl.where(behind, bit, column)
+            seen = ((bits >> shift[None, :]) & 1 != 0) & (old[None, :] | (cell[:, None] == owner[None, :]))
             s = tl.where(seen, s, float("-inf"))
-            v_at = suffix_v + (far_owner * v_cell + far_at * v_key)
+            v_at = suffix_v + (owner.to(tl.int64) * v_cell + (from_at + bit).to(tl.int64) * v_key)
             v = tl.load(v_at[:, None] + dv[None, :], mask=new[:, None] & (dv < WIDE)[None, :], other=0.0)
-            old_v_at = prefix_v + far_key * pv_key
+            old_v_at = prefix_v + (last_word + column).to(tl.int64) * pv_key
             old_v = tl.load(old_v_at[:, None] + dv[None, :], mask=old[:, None] & (dv < WIDE)[None, :], other=0.0)
             m, total, sums = _with_tile(m, total, sums, s, tl.where(behind[:, None], v, old_v))
         rest = 0
@@ -155,16 +164,14 @@ def _shared_prefix_attention(
 
 @no_type_check
 @triton.jit
-def _prefix_tiles(
-    so_far, given, start, stop,
-    MASKED: tl.constexpr, BN: tl.constexpr, WIDTH: tl.constexpr, WIDE: tl.constexpr, WORD: tl.constexpr,
+def _through_prefix(
+    m, total, sums, q, words, there, prefix_k, prefix_v, k_key, v_key, scaling, start, stop,
+    MASKED: tl.constexpr, STAGES: tl.constexpr, BN: tl.constexpr, WORD: tl.constexpr,
+    WIDTH: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """`_with_tile` for the prefix keys from `start` up to before `stop`, BN at a time; where MASKED, BN is WORD."""
-    m, total, sums = so_far
-    q, words, there, prefix_k, prefix_v, k_key, v_key, scaling = given
     d, dv, within = tl.arange(0, q.shape[1]), tl.arange(0, sums.shape[1]), tl.arange(0, BN)
-    # a few small tiles are not worth the registers of loading one ahead
-    for from_key in tl.range(start, stop, BN, num_stages=1 if BN == WORD else None):
+    for from_key in tl.range(start, stop, BN, num_stages=STAGES):
         key = (from_key + within).to(tl.int64)
         k = tl.load(prefix_k + key[None, :] * k_key + d[:, None], mask=(d < WIDTH)[:, None], other=0.0)
         s = scores_of(q, k, scaling, 0.0, False)
@@ -179,7 +186,7 @@ def _prefix_tiles(
 @no_type_check
 @triton.jit
 def _with_tile(m, total, sums, s, v):
-    """The running maximum, sum of weights and sum of values with a tile's scores, which are powers of 2, and values."""
+    """The running maximum, sum of weights and sum of values, with a tile's scores, in powers of 2, and its values."""
     highest = tl.maximum(m, tl.max(s, 1))
     safe = tl.where(highest == float("-inf"), 0.0, highest)
     p, shrink = tl.exp2(s - safe[:, None]), tl.exp2(m - safe)

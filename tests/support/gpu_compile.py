@@ -1,7 +1,7 @@
-"""Triton kernels compiled for a GPU that need not be there, with the very arguments that their callers launch them with.
+"""Triton kernels compiled for a GPU that need not be there, with the arguments that their callers launch them with.
 
 Needs a process without TRITON_INTERPRET. `launched(module, function)` runs what launches a kernel on CPU tensors and
-says what the GPU's assembler made of it.
+says what the GPU's assembler made of it. All that a thread keeps on its stack counts as spilled.
 """
 
 import re
@@ -9,7 +9,6 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -17,7 +16,6 @@ from unittest.mock import patch
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 TARGET = GPUTarget("cuda", 90, 32)
@@ -82,13 +80,13 @@ def built(kernel: Any, args: tuple, kwargs: dict[str, Any]) -> Built:
             attributes[place,] = [["tt.divisibility", 16]]
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
     compiled = triton.compile(source, target=TARGET, options=options)
-    with tempfile.TemporaryDirectory() as folder:
-        text = Path(folder, "kernel.ptx")
-        text.write_text(compiled.asm["ptx"])
-        command = [get_ptxas(TARGET.arch).path, "-v", "-arch=sm_90a", text, "-o", Path(folder, "kernel.cubin")]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    registers, spilled = (re.findall(pattern, said) for pattern in (r"Used (\d+) registers", r"(\d+) bytes spill stores"))
-    return Built(kernel.fn.__name__, int(registers[-1]), sum(map(int, spilled)), compiled.metadata.shared)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    registers, spilled = (int(re.search(rf"{name}:(\d+)", said)[1]) for name in ("REG", "STACK"))
+    return Built(kernel.fn.__name__, registers, spilled, compiled.metadata.shared)
 
 
 def _type(value: Any) -> str:
