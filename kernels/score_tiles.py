@@ -21,7 +21,7 @@ def sizes(query: Tensor, tile: tuple[int, int] | None) -> dict[str, int]:
     rows, width = query.shape[2:]
     d = max(16, triton.next_power_of_2(width))
     # products of float32 are made of single multiplications, which need more registers
-    bm, bn = tile or ((64, 64) if query.dtype.itemsize == 2 else (64, 64))
+    bm, bn = tile or ((64, 64) if query.dtype.itemsize == 2 else (32, 32 if d <= 64 else 16))
     bm = min(bm, max(16, triton.next_power_of_2(rows)))
     warps = 8 if bm * bn >= 4096 else 4
     return {"WIDTH": width, "D": d, "BM": bm, "BN": bn, "num_warps": warps, "num_stages": 2}

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from tiny_models import held, inputs_for
 
 from headlens.analyses import row_tally
 from headlens.analyses.attention_statistics import head_stats
 from headlens.analyses.row_readings import STATISTICS
 from headlens.hooks.groups import First, Recent
 from headlens.kernels.dispatch import forced
+from tiny_models import held, inputs_for
 
 pytest.importorskip("triton")
 GROUPS = {"start": First(2), "second": 1, "two": [First(1), 3]}

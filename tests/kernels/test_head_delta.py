@@ -7,8 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from headlens.kernels.reference_delta import patched_outputs as twin
 
 pytest.importorskip("triton")
-from headlens.kernels import head_delta as module  # noqa: E402
-from headlens.kernels.head_delta import patched_outputs  # noqa: E402
+from headlens.kernels import head_delta as module
+from headlens.kernels.head_delta import patched_outputs
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # several tiles along rows, columns and widths at small sizes

@@ -86,7 +86,9 @@ def place(hf, where):
 
 def _indices(at):
     """Lists of numbers as tensors: torch would make them on the device, below Python."""
-    return tuple(torch.tensor(each) if isinstance(each, list) else each for each in (at if isinstance(at, tuple) else (at,)))
+    return tuple(
+        torch.tensor(each) if isinstance(each, list) else each for each in (at if isinstance(at, tuple) else (at,))
+    )
 
 
 _near_tensor = torch.tensor
@@ -98,6 +100,8 @@ def _tensor(data, *, dtype=None, device=None):
 
 
 def _attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, -torch.inf)
     return aten._scaled_dot_product_attention_math(
         query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
     )[0]
