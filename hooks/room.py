@@ -27,7 +27,7 @@ def rows_that_fit(model: Model, length: int, suffix: int, logits: float) -> int 
 def rows_of_the_card(model: Model, length: int, suffix: int) -> int | None:
     """Rows that would fit if all of the memory were free: the same in every run on the same card."""
     whole = min((torch.cuda.mem_get_info(device)[1] for device in gpus_of(model)), default=None)
-    return None if whole is None else int(SHARE * whole) // bytes_per_row(model, length, suffix, 0)
+    return None if whole is None else int(SHARE * whole) // bytes_per_row(model, length, suffix, 0.0)
 
 
 def gpus_of(model: Model) -> set[torch.device]:
