@@ -69,7 +69,8 @@ def patch_sweep(
     Returns:
         A HeadMap with per-prompt effects in the metric's units (`samples`), the clean-minus-corrupted difference of
         each prompt (`scale`), and `values` = mean of samples / mean of scale. Positions that a prompt does not have
-        are NaN.
+        are NaN. Of a model in bfloat16 or float16 some cells are computed again with the same weights in float32, and
+        `provenance["half_precision"]` says how far they are apart (or why there is no float32 copy).
 
     Raises:
         ValueError: for unknown arguments, a model that is not a causal language model, a run folder that holds another

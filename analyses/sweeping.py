@@ -76,10 +76,10 @@ def swept(
         ):
             bar.set_description(f"patching {task.name}")
             samples, scale = _effects(model, sweep, engine, pairs, chunks, bar)
+            refuse_alike(task, plan, scale)
             if only is None and is_half(model):
                 provenance |= _beside_float32(model, sweep, (samples, scale), chunks)
     samples[:, ~sweep.wanted] = np.nan
-    refuse_alike(task, plan, scale)
     return as_map(model, task, plan, cells, samples, scale, provenance, name="patching effect")
 
 

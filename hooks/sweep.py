@@ -13,7 +13,7 @@ from headlens.hooks.base_run import Base, record_base
 from headlens.hooks.captured import Captured
 from headlens.hooks.cells import Cell, Rows
 from headlens.hooks.changes import Changes
-from headlens.hooks.entering import Entry
+from headlens.hooks.entering import Entry, Place
 from headlens.hooks.halving import in_batches, within_memory
 from headlens.hooks.machine import Machine, capturing
 from headlens.hooks.model import Model
@@ -168,7 +168,7 @@ class Replayed(Engine):
         entries, later = changes.entries(cells), changes.later(cells)
         if later or self.captured is None or len(cells) > max(1, _SMALL * self._limit(start)):
             return replay(self.model, self.base, entries, start, read, later)
-        places = [(layer, entry.place) for layer, entry in entries.items()]
+        places: list[tuple[int, Place]] = [(layer, entry.place) for layer, entry in entries.items()]
 
         def run(*values: Tensor) -> Tensor:
             entering = {layer: Entry(place, value) for (layer, place), value in zip(places, values, strict=True)}

@@ -51,7 +51,7 @@ def _tile(itemsize: int, rows: int) -> tuple[int, int, int, int]:
 
 
 # sizes that change from call to call, for which nothing is compiled anew
-_SIZES = ("a_prompt", "s_prompt", "b_prompt", "suffix", "reach", "rows", "per_cell", "row_tiles", "column_tiles")
+_SIZES = ("suffix", "reach", "rows", "per_cell", "row_tiles", "column_tiles")
 
 
 @no_type_check
@@ -67,8 +67,8 @@ def _patched_outputs(
     rest = tl.program_id(0) // column_tiles
     row, cell = rest % row_tiles * BM + tl.arange(0, BM), (rest // row_tiles).to(tl.int64)
     there, near = row < rows, column < COLUMNS
-    far_row, far_column = row.to(tl.int64), column.to(tl.int64)
-    prompt, position = far_row // suffix, far_row % suffix
+    far_column = column.to(tl.int64)
+    prompt, position = (row // suffix).to(tl.int64), (row % suffix).to(tl.int64)
     moved = there & (position < reach)
     source_at = SOURCE + prompt * s_prompt + position * s_row
     base_at = BASE + prompt * b_prompt + position * b_row
@@ -88,5 +88,5 @@ def _patched_outputs(
     inside = there[:, None] & near[None, :]
     a_at = ATTENDED + (prompt * a_prompt + position * a_row)[:, None] + far_column[None, :]
     said = tl.load(a_at, mask=inside, other=0.0).to(tl.float32) + sums
-    out_at = OUT + ((cell * rows + far_row) * COLUMNS)[:, None] + far_column[None, :]
+    out_at = OUT + ((cell * rows + row) * COLUMNS)[:, None] + far_column[None, :]
     tl.store(out_at, said.to(OUT.dtype.element_ty), mask=inside)

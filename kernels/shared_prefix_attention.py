@@ -63,7 +63,8 @@ def _tile(width: int, itemsize: int, rows: int) -> tuple[int, int, int]:
         bm, bn, warps = (128, 64, 4 if width <= 64 else 8) if width <= 128 else (32, 64, 8)
     else:
         bm, bn, warps = (32, 32, 4) if width <= 64 else (16, 32, 8)
-    return (bm, bn, warps) if rows > bm // 2 else (_padded(rows), bn, 4)
+    few = min(bm, _padded(rows))
+    return few, bn, warps if few >= bm // 2 else 4
 
 
 def _padded(size: int) -> int:

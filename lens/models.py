@@ -35,7 +35,8 @@ def load(
     transformers model, or a TransformerLens TransformerBridge. `tokenizer` goes with a model object, and
     replaces the tokenizer or processor that comes with a name. Weights are float32, on the GPU if there is
     one, unless `dtype` ("bfloat16") or `device` ("cpu", "cuda:1") say otherwise; an object is taken as it is,
-    its parameters shared. Anything that cannot be loaded is a ValueError that says what to do.
+    its parameters shared; one that a `device_map` spread over several GPUs, the CPU or disk stays where it is.
+    Anything that cannot be loaded is a ValueError that says what to do.
     """
     if isinstance(what, str | Path):
         return _load_named(what, tokenizer, dtype, device)
