@@ -1,0 +1,1 @@
+"""Circuits: which heads and MLPs do a task together, over which edges, and whether other tasks reuse them."""
