@@ -24,6 +24,11 @@ def text_origin(model: Model, tokens: Tensor) -> dict[str, Any]:
     return {**_model(model), "tokens_hash": digest, "tokens_shape": [*tokens.shape], **_machine(model)}
 
 
+def weights_origin(model: Model) -> dict[str, Any]:
+    """The part of a result's provenance that its model decides, where it reads nothing."""
+    return {**_model(model), **_machine(model)}
+
+
 def _model(model: Model) -> dict[str, Any]:
     return {"model": model.name, "weights_hash": model.weights_hash}
 
