@@ -13,6 +13,7 @@ from headlens import (
     __version__,
     cli_attribution,
     cli_bench,
+    cli_bench_kernels,
     cli_calibrate,
     cli_diff,
     cli_models,
@@ -93,6 +94,7 @@ app.command()(cli_results.export)
 app.command()(cli_tasks.tasks)
 app.command()(cli_bench.bench)
 app.command(name="bench-stats")(cli_bench.bench_stats)
+app.command(name="bench-kernels")(cli_bench_kernels.bench_kernels)
 app.command()(cli_models.models)
 app.command()(cli_models.fetch)
 app.command()(cli_models.doctor)
