@@ -70,6 +70,17 @@ class SinkRule:
             case _:
                 return self._of_prompt(block, memory)
 
+    @property
+    def of_whole_prompts(self) -> bool:
+        """Whether a head's sinks are the same keys for every row that sees them."""
+        return self.mode == "prefill_column"
+
+    def of_columns(self, block: Block, sums: Tensor, rows: Tensor) -> "Evidence":
+        """What mode `prefill_column` makes of the attention that each key is given by all rows of a prompt together,
+        and of how many of them see it, [batch, head, key] each; for keys of the block, which are its first ones."""
+        given, seeing = (total[:, :, None, : len(block.keys)] for total in (sums, rows))
+        return self._evidence(block, given / seeing.clamp(min=1), seeing, rows.amax(-1)[:, :, None, None])
+
     def _evidence(self, block: Block, received: Tensor, rows: Tensor, seen: Tensor) -> "Evidence":
         bound = self.alpha / seen if self.threshold is None else torch.full_like(seen, self.threshold)
         old = rows >= torch.maximum(self.min_share * seen, torch.full_like(seen, self.min_rows))
@@ -110,8 +121,8 @@ class SinkRule:
                         totals[at] = torch.cat([known, torch.zeros_like(summed[..., known.shape[-1] :])], -1)
                         totals[at][..., : summed.shape[-1]] += summed
             memory["totals"] = totals
-        sums, rows = (total[:, :, None, : len(block.keys)] for total in memory["totals"])
-        return self._evidence(block, sums / rows.clamp(min=1), rows, memory["totals"][1].amax(-1)[:, :, None, None])
+        sums, rows = memory["totals"]
+        return self.of_columns(block, sums, rows)
 
 
 @dataclass(frozen=True, eq=False)

@@ -111,6 +111,24 @@ def test_neutral_settings_are_bit_for_bit_the_model():
             assert torch.equal(model(inputs), plain)
 
 
+@pytest.mark.parametrize("policy", ["renorm", "raw", "transfer"])
+def test_rows_that_see_no_key_of_a_group_are_bit_for_bit_the_model(policy):
+    if policy == "transfer":
+        late = Recalibrate("all", donors=[6], receivers="rest", beta=0.2, policy="transfer")
+    else:
+        late = Recalibrate("all", {"a": [6]}, {"a": 0.2}, policy=policy)
+    plain = held("llama")(inputs_for("llama"))
+    in_blocks, with_kernel = both("llama", [late])
+    assert torch.equal(with_kernel[:, :6], plain[:, :6]) and not torch.equal(with_kernel[:, 6:], plain[:, 6:])
+    torch.testing.assert_close(with_kernel, in_blocks, rtol=0, atol=5e-5)
+
+
+def test_groups_may_meet_at_a_key_that_no_row_sees():
+    edits = [Recalibrate("all", {"a": [1, 7], "b": [2, 7]}, {"a": 0.3, "b": 2.0}, pos=5)]
+    in_blocks, with_kernel = both("llama", edits)
+    torch.testing.assert_close(with_kernel, in_blocks, rtol=0, atol=5e-5)
+
+
 def test_a_row_without_keys_is_named():
     with pytest.raises(ValueError, match="left row 0 of L1H1"):
         both("llama", [KnockOut("L1H1", groups=[0])])
