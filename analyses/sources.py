@@ -41,7 +41,7 @@ def fills(model: Model, task: Task, plan: Plan, largest: int) -> Callable[[Promp
         case "zero":
             return lambda group: lambda layer, base: torch.where(base == -torch.inf, base, 0)
         case "resample":
-            drawn = _drawn(task, plan.seed)
+            drawn = other_prompts(task, plan.seed)
             return lambda group: _of_run(
                 model, runs_of(task, plan)[1][drawn[list(group.indices)], : group.length], plan
             )
@@ -50,7 +50,7 @@ def fills(model: Model, task: Task, plan: Plan, largest: int) -> Callable[[Promp
             return lambda group: lambda layer, base: _up_to(means[layer], group.length, plan).expand_as(base)
 
 
-def _drawn(task: Task, seed: int) -> Int[Tensor, " prompt"]:
+def other_prompts(task: Task, seed: int) -> Int[Tensor, " prompt"]:
     """Another prompt of the same length for each prompt: a cycle through each length's prompts in random order."""
     draw, other = torch.Generator().manual_seed(seed), torch.empty(len(task), dtype=torch.int64)
     for end in task.positions["END"].unique():

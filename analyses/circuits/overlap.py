@@ -128,6 +128,9 @@ def _chance(heads: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray
     """The probability of each number of shared heads, from how many heads a layer has and how many are on top."""
     shares = np.ones(1)
     for n, a, b in zip(heads, one, other, strict=True):
+        if n == 0:
+            # a layer that is missing shares nothing
+            continue
         shares = np.convolve(shares, hypergeom.pmf(np.arange(min(a, b) + 1), n, a, b))
     return shares
 

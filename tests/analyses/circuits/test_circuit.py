@@ -48,7 +48,7 @@ def test_who_reads_whom():
 
 
 def test_which_nodes_work():
-    assert named(edges(*CHAIN)) == ["embed", "L0H0", "L0H1", "L1H2"][:1] + ["L0H1", "L1H2"]
+    assert named(edges(*CHAIN)) == ["embed", "L0H1", "L1H2"]
     assert edges(*CHAIN).heads == ((0, 1), (1, 2))
     assert edges("embed>MLP0", "MLP0>logits").mlps == (0,)
 
@@ -78,6 +78,16 @@ def test_all_edges_among_nodes():
     frame = circuit.to_frame()
     assert {*frame.receiver[frame.sender == "L0H1"]} == {"L1H2.q", "L1KV1.k", "L1KV1.v", "MLP1", "logits"}
     assert Circuit.of_nodes(WIRING, "all").n_edges == WIRING.possible.sum()
+
+
+def test_leaving_nodes_out():
+    circuit = Circuit.of_nodes(WIRING, ["L0H0", "L0H1", "L1H2"])
+    assert circuit.without(["L0H0"]) == Circuit.of_nodes(WIRING, ["L0H1", "L1H2"])
+    assert circuit.without(["L0H0", "MLP1"]) == Circuit.of_nodes(WIRING, ["L0H1", "L1H2"], mlps=[0])
+    # with both heads that share it, the key goes too
+    assert circuit.without(["L0H0", "L0H1"]) == Circuit.of_nodes(WIRING, ["L1H2"])
+    with pytest.raises(ValueError, match="L7H0"):
+        circuit.without(["L7H0"])
 
 
 def test_a_circuit_cannot_be_changed():
