@@ -8,6 +8,8 @@ ones for real and says what that misses.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -25,14 +27,18 @@ from headlens.analyses.sources import runs_of
 from headlens.analyses.sweep_map import as_map, refuse_alike, unmoved
 from headlens.analyses.sweep_plan import Plan, plan
 from headlens.analyses.task import Task
+from headlens.analyses.tokens import vocabulary_of
 from headlens.hooks.base_run import record_base
 from headlens.hooks.gradients import site_gradients
+from headlens.hooks.halving import halved
+from headlens.hooks.machine import Machine
 from headlens.hooks.model import Model
 from headlens.hooks.reading import Read
+from headlens.hooks.room import gradient_rows_that_fit
 from headlens.hooks.sites import SITE_AXES
 from headlens.hooks.suffix_run import run_from
 
-# Rows (steps x prompts x positions) of one backward pass, whose activations are all kept.
+# Rows (steps x prompts x positions) of one backward pass on a CPU, whose activations are all kept.
 _ROWS = 384
 
 
@@ -59,7 +65,8 @@ def attribute(
         (denoising) or destroy (noising) everything. At `resid_mid`, `result` and so on as there.
 
     Raises:
-        ValueError: for a metric without a gradient (rank), steps < 1, and whatever patch_sweep refuses.
+        ValueError: for a metric without a gradient (rank), steps < 1, and whatever patch_sweep refuses; where a GPU's
+            memory does not hold one prompt's backward pass.
     """
     chosen = plan(site, axes, task.metric if metric is None else metric, direction, positions=positions)
     check(chosen, steps)
@@ -69,11 +76,16 @@ def attribute(
     if not groups:
         raise ValueError(f"No pair of task {task.name!r} differs before END; there is nothing to attribute.")
     samples, scale = unmoved(task, chosen, cells), np.zeros((len(task), 1), np.float32)
-    parts = [part for whole in groups for part in _parts(whole)]
+
+    def compute(group: PromptGroup, some: list[int]) -> None:
+        own, reached = replace(group, indices=tuple(some)), [place for place, _ in places(task, chosen, group)]
+        found, scale[some] = _of_group(model, task, own, chosen, cells, steps)
+        samples[np.ix_(some, range(len(cells.cells)), reached, [0])] = found[..., None]
+
+    machine, parts = Machine(), [part for whole in groups for part in _parts(model, whole)]
     for group in tqdm(parts, unit=" groups", desc=f"attributing {task.name}", disable=not progress):
-        prompts, reached = list(group.indices), [place for place, _ in places(task, chosen, group)]
-        found, scale[prompts] = _of_group(model, task, group, chosen, cells, steps)
-        samples[np.ix_(prompts, range(len(cells.cells)), reached, [0])] = found[..., None]
+        prompts, alone = [*group.indices], f"a backward pass of one prompt of {group.length} tokens"
+        machine.in_batches(prompts, len(prompts), group.length - group.start, partial(compute, group), alone)
     refuse_alike(task, chosen, scale)
     method = "gradient" if steps == 1 else f"integrated gradients, {steps} steps"
     provenance = {**origin(model, task), **chosen.described(), "method": method}
@@ -91,13 +103,17 @@ def check(plan: Plan, steps: int) -> None:
         raise ValueError("Several metrics were given; attribution takes one at a time.")
 
 
-def _parts(group: PromptGroup) -> list[PromptGroup]:
+def _parts(model: Model, group: PromptGroup) -> list[PromptGroup]:
     """The group in parts that fit one backward pass each."""
-    size = max(1, _ROWS // (group.length - group.start))
-    return [
-        PromptGroup(group.indices[at : at + size], group.start, group.length)
-        for at in range(0, len(group.indices), size)
-    ]
+    size = max(1, _rows(model, group) // (group.length - group.start))
+    return [replace(group, indices=group.indices[at : at + size]) for at in range(0, len(group.indices), size)]
+
+
+def _rows(model: Model, group: PromptGroup) -> int:
+    """How many rows one backward pass may have."""
+    suffix = group.length - group.start
+    fitting = gradient_rows_that_fit(model, group.length, suffix, vocabulary_of(model) / suffix)
+    return _ROWS if fitting is None else fitting
 
 
 def _of_group(
@@ -117,11 +133,15 @@ def _of_group(
         return measured(plan.metrics, _read(logits.float(), tokens), own, clean)[..., 0]
 
     shares = [0.0] if steps == 1 else [(step + 0.5) / steps for step in range(steps)]
-    at_once = max(1, _ROWS // patched[:, group.start :].numel())
     summed: list[Tensor | float] = [0.0] * model.n_layers
-    for chunk in (shares[at : at + at_once] for at in range(0, steps, at_once)):
-        gradients = site_gradients(model, base, other, plan.engine_site, chunk, metric)
-        summed = [total + len(chunk) * gradient for total, gradient in zip(summed, gradients, strict=True)]
+
+    def add(some: list[int]) -> None:
+        gradients = site_gradients(model, base, other, plan.engine_site, [shares[step] for step in some], metric)
+        summed[:] = [total + len(some) * gradient for total, gradient in zip(summed, gradients, strict=True)]
+
+    at_once = left = max(1, _rows(model, group) // patched[:, group.start :].numel())
+    for first in range(0, steps, at_once):
+        left = halved([*range(first, min(first + at_once, steps))], left, add)
     effects = []
     for total, kept in zip(summed, both.kept, strict=True):
         before, across = kept.chunk(2)

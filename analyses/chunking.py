@@ -44,6 +44,6 @@ def bands(model: Model, cells: np.ndarray, group: PromptGroup, plan: Plan) -> li
     """
     suffix = group.length - group.start
     typical = (suffix + 1) // 2 if plan.by_position else suffix
-    rows = rows_of_the_card(model, group.length, typical) or ROWS
-    height = max(1, rows // (len(group.indices) * typical))
+    rows = rows_of_the_card(model, group.length, typical)
+    height = max(1, (ROWS if rows is None else rows) // (len(group.indices) * typical))
     return [cells[at : at + height] for at in range(0, len(cells), height)]

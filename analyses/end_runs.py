@@ -36,7 +36,8 @@ class EndRun:
 
     def at(self, site: str, layer: int) -> Tensor:
         """An activation at END, in float32: the site's axes without `pos` or `query` (values: at every key)."""
-        return self.kept[str(Site(site, layer))].float()
+        # a model may stand on several devices
+        return self.kept[str(Site(site, layer))].to(self.answers.device, torch.float32)
 
 
 def end_runs(

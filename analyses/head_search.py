@@ -16,15 +16,17 @@ from torch import Tensor
 from headlens.analyses.checkpoints import Checkpoint, NotKept
 from headlens.analyses.choice_scores import choice_log_prob, choice_logits, choice_runs, correct
 from headlens.analyses.choice_task import ChoiceTask
-from headlens.analyses.equal_lengths import of_equal_length, tokens_together
+from headlens.analyses.equal_lengths import of_equal_length
 from headlens.hooks.each_head import EachHead
+from headlens.hooks.halving import in_batches, within_memory
 from headlens.hooks.model import Model
 from headlens.hooks.reading import Read
 from headlens.hooks.recalibrate import Recalibrate
+from headlens.hooks.room import gradient_rows_of_the_card
 from headlens.hooks.sites import MAIN, Head
 from headlens.hooks.trial import EXACT
 
-# Rows (prompts x positions) of one backward pass, whose activations are all kept.
+# Rows (prompts x positions) of one backward pass on a CPU, whose activations are all kept.
 _ROWS = 384
 
 
@@ -61,7 +63,8 @@ class HeadSearch:
         out = np.zeros((1 + len(heads), len(self.task)), bool)
         compute = self._alone if self.why_not_replayed is None else self._alone_in_whole_runs
         for number, prompts in enumerate(self.groups):
-            out[:, prompts] = self._kept(f"{self.name}-alone-{number:04d}", partial(compute, prompts, heads))
+            whole = partial(self._in_parts, prompts, lambda some: compute(some, heads), axis=1)
+            out[:, prompts] = self._kept(f"{self.name}-alone-{number:04d}", whole)
         return out
 
     def first_order(self) -> Float[np.ndarray, "prompt layer head"]:
@@ -69,13 +72,22 @@ class HeadSearch:
         the pool."""
         out = np.full((len(self.task), self.model.n_layers, self.model.n_heads), np.nan, np.float32)
         for number, prompts in enumerate(self.groups):
-            out[prompts] = self._kept(f"{self.name}-first-order-{number:04d}", partial(self._first_order, prompts))
+            whole = partial(self._in_parts, prompts, self._first_order, axis=0)
+            out[prompts] = self._kept(f"{self.name}-first-order-{number:04d}", whole)
         return out
 
     @cached_property
     def groups(self) -> list[list[int]]:
-        """All prompts, those of equal length together, as many at a time as fit one backward pass."""
-        return [prompts for prompts, _ in of_equal_length(self.task.lengths, tokens_together(_ROWS))]
+        """All prompts, those of equal length together, as many at a time as fit one backward pass.
+
+        On a GPU they follow from its whole memory, since a resumed run must have the same ones.
+        """
+
+        def at_once(length: int) -> int:
+            rows = gradient_rows_of_the_card(self.model, length, length)
+            return (_ROWS if rows is None else rows) // length
+
+        return [prompts for prompts, _ in of_equal_length(self.task.lengths, at_once)]
 
     @cached_property
     def why_not_replayed(self) -> str | None:
@@ -84,8 +96,10 @@ class HeadSearch:
         if not model.towers[MAIN].is_causal:
             return f"{type(model.hf).__name__} is not causal"
         try:
-            got = self._choices(group, heads)[1:]
-            want = torch.stack([choice_runs(model, group.task, [self.edit_of([head])]) for head in heads])
+            # memory that does not suffice is no sign of an unusual architecture
+            with within_memory(self._one_of(self.groups[-1])):
+                got = self._choices(group, heads)[1:]
+                want = torch.stack([choice_runs(model, group.task, [self.edit_of([head])]) for head in heads])
         except (TypeError, RuntimeError, AttributeError, KeyError, IndexError) as problem:
             # whatever an unusual architecture trips over on the fast path, the plain one is right
             return f"{type(model.hf).__name__} cannot be replayed ({type(problem).__name__}: {problem})"
@@ -98,6 +112,15 @@ class HeadSearch:
         own = self.task.subset(prompts)
         tokens, choices = own.tokens.to(self.model.device), own.choices.clamp(min=0).to(self.model.device)
         return Group(own, EachHead(self.model, tokens, self.edit_of(self.pool), Read(choices)))
+
+    def _in_parts(self, prompts: list[int], compute: Callable[[list[int]], np.ndarray], axis: int) -> np.ndarray:
+        """What `compute` says of these prompts, together or in as many parts as a GPU's memory makes necessary."""
+        found: list[np.ndarray] = []
+        in_batches(prompts, len(prompts), lambda some: found.append(compute(some)), self._one_of(prompts))
+        return np.concatenate(found, axis)
+
+    def _one_of(self, prompts: list[int]) -> str:
+        return f"the runs of one prompt of {int(self.task.lengths[prompts[0]])} tokens"
 
     def _first_order(self, prompts: list[int]) -> np.ndarray:
         group = self._group(prompts)

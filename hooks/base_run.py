@@ -49,7 +49,7 @@ def record_base(model: Model, tokens: Int[Tensor, "prompt pos"], start: int) -> 
     def listen(module: nn.Module, call: Attention) -> tuple[Tensor, None]:
         allowed = call.allowed()
         if allowed is None:
-            allowed = torch.ones(1, 1, 1, tokens.shape[1], dtype=torch.bool, device=tokens.device)
+            allowed = torch.ones(1, 1, 1, tokens.shape[1], dtype=torch.bool, device=call.query.device)
         allowed = allowed.expand(-1, -1, tokens.shape[1], -1)[:, :, start:]
         kept["call", module] = replace(call, query=call.query[:, :, start:], mask=allowed)
         return call.z(), None

@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from headlens.hooks.model import Model, wrap
+from headlens.hooks.spread import is_placed
 
 _INSIDE = "_original_component."
 
@@ -19,8 +20,14 @@ def to_bridge(model: Model) -> Any:
     """A TransformerBridge over this model's parameters.
 
     Built from the module in hand: nothing is looked up on a hub and nothing is installed. Raises ValueError where
-    TransformerLens has no adapter for the architecture, or needs a library that is not here.
+    TransformerLens has no adapter for the architecture, or needs a library that is not here, and for a model whose
+    device_map spreads it over devices or keeps weights elsewhere.
     """
+    if is_placed(model.hf):
+        raise ValueError(
+            f"{model.name!r} is placed by a device_map, and what moves its inputs and weights does not go over to a "
+            "bridge; load it onto one device, without device_map."
+        )
     from transformer_lens.model_bridge.sources import build_bridge_from_module
     from transformer_lens.model_bridge.sources._bridge_builder import detect_tokenizer_bos_eos
 
@@ -44,7 +51,7 @@ def from_bridge(bridge: Any, name: str | None = None) -> Model:
     """A headlens Model over a TransformerBridge's parameters.
 
     Raises ValueError for a bridge whose weights were folded (`enable_compatibility_mode()`): they no longer fit the
-    Hugging Face architecture.
+    Hugging Face architecture; and for one over a model that a device_map places.
     """
     wrapped = bridge.original_model
     if not isinstance(wrapped, PreTrainedModel):
@@ -53,6 +60,11 @@ def from_bridge(bridge: Any, name: str | None = None) -> Model:
         raise ValueError(
             "This bridge is in compatibility mode, which folded its weights; "
             "load it without enable_compatibility_mode()."
+        )
+    if is_placed(wrapped):
+        raise ValueError(
+            f"This bridge is over a {type(wrapped).__name__} that a device_map places; load the model onto one device, "
+            "or give it to headlens itself."
         )
     tensors = {
         key.replace(_INSIDE, ""): value

@@ -16,8 +16,8 @@ from torch import Tensor
 
 # Tensors of fixed shapes in, one tensor out; all else that it reads stays where it is in memory.
 Function = Callable[..., Tensor]
-# Captured work that is kept holds memory of its own; what recurs does so in a row.
-MOST_KEPT = 2
+# Captured work that is kept holds memory of its own. Most of what recurs does so in a row, some in turns.
+MOST_KEPT = 4
 
 
 @runtime_checkable
@@ -25,7 +25,7 @@ class Backend(Protocol):
     """What can capture work on a device."""
 
     def capture(self, function: Function, inputs: tuple[Tensor, ...]) -> Function:
-        """A faster way to compute `function` of inputs like these. RuntimeError where there is none."""
+        """A faster way to compute `function` of any inputs like these. RuntimeError where there is none."""
         ...
 
     def timed(self, do: Callable[[], Tensor]) -> tuple[float, Tensor]:
@@ -60,7 +60,8 @@ class Captured:
         """The plain way's answer; the captured way is kept if it gives the same in less time."""
         plainly, wanted = self.backend.timed(partial(function, *inputs))
         try:
-            captured = self.backend.capture(function, inputs)
+            # not of these inputs: what has taken their values for constants must come out wrong
+            captured = self.backend.capture(function, tuple(map(torch.zeros_like, inputs)))
             # the first time is not timed: it loads the graph
             found = captured(*inputs)
             took, _ = self.backend.timed(partial(captured, *inputs))
@@ -75,7 +76,9 @@ class Captured:
         else:
             self.kept[key] = captured
             if len(self.kept) > MOST_KEPT:
-                self.kept.popitem(last=False)
+                dropped, _ = self.kept.popitem(last=False)
+                # capturing costs several runs, so it has to recur again
+                self.met.remove(dropped)
         return wanted
 
     def _refuse(self, key: Hashable, reason: str) -> None:

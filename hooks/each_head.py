@@ -20,10 +20,12 @@ from headlens.hooks.entering import Entry
 from headlens.hooks.gradients import site_gradients
 from headlens.hooks.group_masks import note_massive
 from headlens.hooks.groups import Massive
+from headlens.hooks.halving import halved
 from headlens.hooks.model import Model
 from headlens.hooks.output import first_tensor
 from headlens.hooks.reading import Read
 from headlens.hooks.replay import replay
+from headlens.hooks.room import rows_that_fit
 from headlens.hooks.sites import ATTENTION_SITES, Head
 from headlens.hooks.steps import Recalibration, Step
 from headlens.hooks.suffix_run import run_from
@@ -59,16 +61,29 @@ class EachHead:
         return {step.site.layer: self._of_layer(step) for step in steps}
 
     def alone(self, heads: Sequence[Head]) -> Float[Tensor, "head prompt token"]:
-        """The logits that are read with each of these heads alone under the edit."""
+        """The logits that are read with each of these heads alone under the edit.
+
+        On a GPU as many heads at a time as fit into its memory; torch.OutOfMemoryError where not even one does.
+        """
         out = self.base_logits.expand(len(heads), -1, -1).clone()
         starts = {at: start for at, head in enumerate(heads) if (start := self._first_change(head)) is not None}
         order = sorted(starts, key=lambda at: (heads[at], starts[at]))
-        size = max(1, ROWS // self.tokens[:, min(starts.values(), default=0) :].numel())
-        for some in (order[first : first + size] for first in range(0, len(order), size)):
+
+        def compute(some: list[int]) -> None:
             start = min(starts[at] for at in some)
             entries = self._entries([heads[at] for at in some], start)
             out[some] = replay(self.model, self.base, entries, start, self.read, {})[:, :, -1]
+
+        size = left = self._at_once(min(starts.values(), default=0))
+        for first in range(0, len(order), size):
+            left = halved(order[first : first + size], left, compute)
         return out
+
+    def _at_once(self, start: int) -> int:
+        """How many heads one batch from `start` on may have."""
+        prompts, length = self.tokens.shape
+        rows = rows_that_fit(self.model, length, length - start, self.base_logits.shape[1] / (length - start))
+        return max(1, (ROWS if rows is None else rows) // (prompts * (length - start)))
 
     def to_first_order(
         self, metric: Callable[[Float[Tensor, "prompt vocabulary"]], Float[Tensor, " prompt"]]

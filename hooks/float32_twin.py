@@ -26,6 +26,9 @@ def float32_twin(model: Model) -> Model:
         raise ValueError("its layers are spread over devices or kept outside of the GPU")
     if getattr(hf, "is_quantized", False):
         raise ValueError("its weights are quantised")
+    replaced = next((type(module).__name__ for module in hf.modules() if "forward" in module.__dict__), None)
+    if replaced is not None:
+        raise ValueError(f"the forward of a {replaced} was replaced, and may compute with the weights that it knows")
     device = _place(model)
     memo: dict[int, Any] = {
         id(parameter): nn.Parameter(_wide(parameter.detach(), device), requires_grad=parameter.requires_grad)

@@ -8,12 +8,13 @@ With `scale` frozen at one x the rest is linear, so the parts of that x can be n
 the two a module is, its weight and its bias are found by probing it: Gemma's `1 + weight` is no special case.
 """
 
-import copy
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from headlens.hooks.spread import float32_copy
 
 # Probes this long make the small constant under a norm's square root vanish.
 _LENGTH = 1000.0
@@ -59,7 +60,7 @@ def freeze_norm(module: nn.Module, width: int) -> FrozenNorm:
 
     ValueError, naming the class, for a module that is neither an RMSNorm nor a LayerNorm over all its entries.
     """
-    own = copy.deepcopy(module).float().requires_grad_(False)
+    own = float32_copy(module)
     device = next((parameter.device for parameter in own.parameters()), torch.device("cpu"))
     # no entry is near 0, the mean is 0, and so both kinds of norm treat it alike
     probe = torch.ones(width)

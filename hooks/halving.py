@@ -7,19 +7,25 @@ import torch
 
 
 def in_batches(items: list[int], limit: int, do: Callable[[list[int]], None], alone: str) -> int:
+    """`halved`, with a ValueError where a GPU's memory does not suffice for a single item, which `alone` describes."""
+    with within_memory(alone):
+        return halved(items, limit, do)
+
+
+def halved(items: list[int], limit: int, do: Callable[[list[int]], None]) -> int:
     """Do all `items`, at most `limit` at once and in nearly equal batches; returns what the limit was in the end.
 
-    A batch for which a GPU's memory does not suffice is halved, and so are all that follow. ValueError where it does
-    not suffice for a single item, which `alone` describes.
+    A batch for which a GPU's memory does not suffice is halved, and so are all that follow; `do` must leave nothing
+    behind of what it did not finish. torch.OutOfMemoryError where memory does not suffice for a single item.
     """
     waiting = batches(items, limit)
     while waiting:
         some, *later = waiting
         try:
             do(some)
-        except torch.OutOfMemoryError as error:
+        except torch.OutOfMemoryError:
             if len(some) == 1:
-                raise ValueError(_sentence(alone)) from error
+                raise
         else:
             waiting = later
             continue
@@ -42,11 +48,7 @@ def within_memory(what: str) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise ValueError(_sentence(what)) from error
-
-
-def _sentence(what: str) -> str:
-    return (
-        f"The GPU's memory does not hold {what}; let fewer prompts run at once (a smaller memory=, such as '100MiB'), "
-        "give shorter ones, or load the model in bfloat16."
-    )
+        raise ValueError(
+            f"The GPU's memory does not hold {what}; let fewer prompts run at once (a smaller memory=, such as "
+            "'100MiB'), give shorter ones, or load the model in bfloat16."
+        ) from error

@@ -1,10 +1,11 @@
 """What a sweep finds out, on its way, about the machine it runs on."""
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 from headlens.hooks.captured import Backend, Captured
 from headlens.hooks.cuda_graphs import CudaGraphs
+from headlens.hooks.halving import in_batches
 from headlens.hooks.model import Model
 from headlens.hooks.spread import device_of, is_placed
 
@@ -20,6 +21,14 @@ class Machine:
     most_rows: int | None = None
     refused: dict[Hashable, str] = field(default_factory=dict)
     backend: Backend | None = None
+
+    def in_batches(self, items: list[int], limit: int, rows: int, do: Callable[[list[int]], None], alone: str) -> None:
+        """`halving.in_batches` of items that have `rows` rows each, of no more than are known to fit."""
+        if self.most_rows is not None:
+            limit = max(1, min(limit, self.most_rows // rows))
+        left = in_batches(items, limit, do, alone)
+        if left < limit:
+            self.most_rows = left * rows
 
 
 def capturing(model: Model, machine: Machine) -> Captured | None:

@@ -18,7 +18,6 @@ from headlens.hooks.cells import Cell
 from headlens.hooks.changes import Changes
 from headlens.hooks.entering import Entry
 from headlens.hooks.frozen_run import at_columns, with_mlps, without_mlps
-from headlens.hooks.halving import in_batches
 from headlens.hooks.heard import Heard, Receiving, attention_of
 from headlens.hooks.intercept import Listener
 from headlens.hooks.model import Model
@@ -61,9 +60,9 @@ class PathRun:
         def compute(some: list[int]) -> None:
             out[some] = measure(self._logits([cells[index] for index in some]))
 
-        prompts, length = self.runs.pairs.base.shape
-        limit = self.runs._limit(self.stage.columns[0])
-        in_batches(moving, limit, compute, f"one sender of {prompts} prompts of {length} tokens")
+        (prompts, length), start = self.runs.pairs.base.shape, self.stage.columns[0]
+        alone = f"one sender of {prompts} prompts of {length} tokens"
+        self.runs.machine.in_batches(moving, self.runs.limit(start), prompts * (length - start), compute, alone)
         return out
 
     @cached_property

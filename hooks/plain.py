@@ -3,9 +3,10 @@
 Tests compare the engine with it, and a sweep falls back on it for a model that cannot be replayed exactly.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,8 +14,8 @@ from torch import Tensor
 
 from headlens.hooks.cells import Cell, Rows
 from headlens.hooks.edits import Call
+from headlens.hooks.machine import Machine
 from headlens.hooks.model import Model
-from headlens.hooks.reading import Read
 from headlens.hooks.sites import SITE_AXES, Site
 from headlens.hooks.sweep import Engine, Measure, Pairs
 from headlens.hooks.taps import Where
@@ -22,14 +23,15 @@ from headlens.hooks.taps import Where
 
 @dataclass(frozen=True, eq=False)
 class Plain(Engine):
-    """One whole forward per cell."""
+    """One whole forward per cell: of all prompts at once, or of as many as a GPU's memory lets."""
 
     model: Model
     pairs: Pairs
+    machine: Machine = field(default_factory=Machine, kw_only=True)
 
     @cached_property
     def base_run(self) -> tuple[Tensor, list[Tensor]]:
-        """Logits, and each layer's activation at the site, of the base run."""
+        """The logits that are read, and each layer's activation at the site, of the base run."""
         return self._run(self.pairs.base)
 
     @cached_property
@@ -38,32 +40,54 @@ class Plain(Engine):
         return self._run(self.pairs.other)
 
     def _run(self, tokens: Tensor) -> tuple[Tensor, list[Tensor]]:
-        with torch.no_grad():
-            logits, kept = self.model.record(
-                tokens, names_filter=self.pairs.site, budget=None, logits_to_keep=self.pairs.read.last
-            )
-        activations = [kept[str(Site(self.pairs.site, layer))] for layer in range(self.model.n_layers)]
-        return logits[:, -self.pairs.read.last :], activations
+        site, last = self.pairs.site, self.pairs.read.last
+
+        def run(some: slice) -> list[Tensor]:
+            logits, kept = self.model.record(tokens[some], names_filter=site, budget=None, logits_to_keep=last)
+            return [self._read(logits, some), *(kept[str(Site(site, layer))] for layer in range(self.model.n_layers))]
+
+        logits, *activations = map(_joined, zip(*self._of_prompts(run), strict=True))
+        return logits, activations
 
     @property
     def base_logits(self) -> Float[Tensor, "prompt row token"]:
-        return _of_tokens(self.base_run[0], self.pairs.read)
+        return self.base_run[0]
 
     @property
     def other_logits(self) -> Float[Tensor, "prompt row token"]:
-        return _of_tokens(self.other_run[0], self.pairs.read)
+        return self.other_run[0]
 
     def patched(self, cells: Sequence[Cell], rows: Rows, measure: Measure) -> Float[Tensor, "cell prompt ..."]:
-        site, chosen, measured = self.pairs.site, rows.chosen, []
+        measured = []
         for cell in cells:
-            edits = [
-                Call(str(Site(site, layer)), partial(_exchange, site, self._source(layer), heads, chosen, rows.key))
-                for layer, heads in cell.parts
-            ]
-            with torch.no_grad(), self.model.edited(*edits):
-                logits = self.model(self.pairs.base, logits_to_keep=self.pairs.read.last)[:, -self.pairs.read.last :]
-            measured.append(measure(_of_tokens(logits, self.pairs.read)[None]))
+            run = partial(self._edited, cell, [self._source(layer) for layer, _ in cell.parts], rows)
+            measured.append(measure(_joined(self._of_prompts(run))[None]))
         return torch.cat(measured)
+
+    def _edited(self, cell: Cell, sources: Sequence[Tensor], rows: Rows, some: slice) -> Tensor:
+        site, edits = self.pairs.site, []
+        for (layer, heads), source in zip(cell.parts, sources, strict=True):
+            exchange = partial(_exchange, site, source[some], heads, rows.chosen[some], rows.key)
+            edits.append(Call(str(Site(site, layer)), exchange))
+        with self.model.edited(*edits):
+            return self._read(self.model(self.pairs.base[some], logits_to_keep=self.pairs.read.last), some)
+
+    def _of_prompts(self, run: Callable[[slice], Any]) -> list[Any]:
+        """What `run` makes of all prompts, in their order: all together, or part by part where memory runs out."""
+        (prompts, length), parts = self.pairs.base.shape, []
+
+        def do(some: list[int]) -> None:
+            parts.append(run(slice(some[0], some[-1] + 1)))
+
+        alone = f"a whole forward of one prompt of {length} tokens"
+        with torch.no_grad():
+            self.machine.in_batches([*range(prompts)], prompts, length, do, alone)
+        return parts
+
+    def _read(self, logits: Tensor, prompts: slice) -> Float[Tensor, "prompt row token"]:
+        """The logits that are read, out of those that came."""
+        last, tokens = logits[:, -self.pairs.read.last :], self.pairs.read.tokens
+        return last if tokens is None else last.gather(2, tokens[prompts, None].expand(-1, last.shape[1], -1))
 
     def _source(self, layer: int) -> Tensor:
         if self.pairs.fill is None:
@@ -93,8 +117,6 @@ def _exchange(
     return tensor
 
 
-def _of_tokens(logits: Float[Tensor, "prompt row vocabulary"], read: Read) -> Float[Tensor, "prompt row token"]:
-    """The logits that are read, out of those of the whole vocabulary."""
-    if read.tokens is None:
-        return logits
-    return logits.gather(2, read.tokens[:, None].expand(-1, logits.shape[1], -1))
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    # one part is not copied: it may fill much of the memory
+    return parts[0] if len(parts) == 1 else torch.cat([*parts])

@@ -18,6 +18,7 @@ from headlens.hooks.intercept import listening
 from headlens.hooks.model import Model
 from headlens.hooks.shadow import shadowed
 from headlens.hooks.sites import MAIN
+from headlens.hooks.spread import bias_of, device_of, values_of
 
 _N_TOKENS = 8
 # The ramp of logits runs from 2^-6, where a soft cap does nothing yet, to 2^13, where it has flattened out.
@@ -43,16 +44,17 @@ class Readout:
     def logits(self, resid: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row vocabulary"]:
         """The logits that the model makes of these residual vectors, were they its last: the logit lens."""
         unembedded = self.unembedding(self.final_norm(resid.to(self.unembedding.weight.dtype)))
-        return _after(unembedded, self.scale, self.cap)
+        return _after(unembedded, self.scale, self.cap).to(resid.device)
 
     @torch.no_grad()
     def logits_of(
         self, resid: Float[Tensor, "row d_model"], tokens: Int[Tensor, "row token"]
     ) -> Float[Tensor, "row token"]:
         """`logits` of each row's own tokens alone, without the work for all others."""
-        weight, bias = self.unembedding.weight[tokens], getattr(self.unembedding, "bias", None)
-        unembedded = torch.einsum("rd,rtd->rt", self.final_norm(resid.to(weight.dtype)), weight)
-        return _after(unembedded if bias is None else unembedded + bias[tokens], self.scale, self.cap)
+        weight, bias = self._of_tokens(tokens)
+        unembedded = torch.einsum("rd,rtd->rt", self.final_norm(resid.to(weight.dtype)).to(weight.device), weight)
+        unembedded = unembedded if bias is None else unembedded + bias
+        return _after(unembedded, self.scale, self.cap).to(resid.device)
 
     def direction(
         self, resid: Float[Tensor, "row d_model"], answers: Int[Tensor, " row"], foils: Int[Tensor, " row"]
@@ -62,28 +64,37 @@ class Readout:
         The norm's statistics are those of `resid`. What any part of `resid` says directly is its dot product with the
         direction; the parts of `resid` and the two `biases` sum to the logit difference.
         """
-        return self.frozen_norm.pulled_back(self._apart(answers, foils), resid.float())
+        norm = self.frozen_norm
+        return norm.pulled_back(self._apart(answers, foils), resid.float().to(norm.weight.device)).to(resid.device)
 
     def biases(
         self, answers: Int[Tensor, " row"], foils: Int[Tensor, " row"]
     ) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
         """What the bias of the final norm and the bias of the unembedding say, whatever the residual stream."""
-        of_norm = self._apart(answers, foils) @ self.frozen_norm.bias
-        bias = getattr(self.unembedding, "bias", None)
+        of_norm = (self._apart(answers, foils) @ self.frozen_norm.bias).to(answers.device)
+        _, bias = self._of_tokens(torch.stack([answers, foils]))
         if bias is None:
             return of_norm, torch.zeros_like(of_norm)
-        return of_norm, self.scale * (bias.detach()[answers].float() - bias.detach()[foils].float())
+        return of_norm, (self.scale * (bias[0].float() - bias[1].float())).to(answers.device)
 
     def difference(
         self, resid: Float[Tensor, "row d_model"], answers: Int[Tensor, " row"], foils: Int[Tensor, " row"]
     ) -> Float[Tensor, " row"]:
         """Answer logit minus foil logit of these residual vectors, before a soft cap, by the norm itself."""
-        through = (self.frozen_norm.module(resid.float()) * self._apart(answers, foils)).sum(-1)
-        return through + self.biases(answers, foils)[1]
+        normed = self.frozen_norm.module(resid.float().to(self.frozen_norm.weight.device))
+        through = (normed * self._apart(answers, foils)).sum(-1).to(resid.device)
+        return through + self.biases(answers, foils)[1].to(resid.device)
 
     def _apart(self, answers: Tensor, foils: Tensor) -> Float[Tensor, "row d_model"]:
-        weight = self.unembedding.weight.detach()
-        return self.scale * (weight[answers].float() - weight[foils].float())
+        """What the unembedding has for the answers and not for the foils, where the final norm is."""
+        weight, _ = self._of_tokens(torch.stack([answers, foils]))
+        return self.scale * (weight[0].float() - weight[1].float()).to(self.frozen_norm.weight.device)
+
+    def _of_tokens(self, tokens: Int[Tensor, "*row"]) -> tuple[Float[Tensor, "*row d_model"], Tensor | None]:
+        """The unembedding's weights of these tokens, and its biases where it has any."""
+        weight, bias = values_of(self.unembedding).detach(), bias_of(self.unembedding)
+        tokens = tokens.to(weight.device)
+        return weight[tokens], None if bias is None else bias.detach()[tokens]
 
 
 @torch.no_grad()
@@ -120,11 +131,11 @@ def find_readout(model: Model) -> Readout:
 
 def _what_follows(model: Model, unembedding: Any, ids: Tensor) -> tuple[float, float | None]:
     """Scale and soft cap of what the model does to the unembedding's output."""
-    vocabulary = unembedding.weight.shape[0]
-    ramp = torch.logspace(*_RAMP, vocabulary, base=2).to(unembedding.weight)
+    weight = unembedding.weight
+    ramp = torch.logspace(*_RAMP, len(weight), base=2).to(device_of(unembedding), weight.dtype)
     ramp[1::2] *= -1
     with listening(model.hf), shadowed({unembedding: lambda hidden: ramp.repeat(*hidden.shape[:-1], 1)}):
-        seen = model.hf(input_ids=ids).logits[0, -1]
+        seen = model.hf(input_ids=ids).logits[0, -1].to(ramp.device)
     scale, largest = float(seen[0] / ramp[0]), float(seen.abs().max())
     cap = None if largest > scale * float(ramp.abs().max()) / 2 else largest
     expected = _after(ramp, scale, cap)
@@ -142,4 +153,4 @@ def _after(unembedded: Tensor, scale: float, cap: float | None) -> Tensor:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
+    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b.to(a.device))

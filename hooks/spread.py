@@ -4,6 +4,7 @@ accelerate moves a module's inputs, and fetches weights that it keeps elsewhere,
 looks at inputs or weights from outside sees the other device's, or none, unless they come through here.
 """
 
+import copy
 from typing import Any
 
 import torch
@@ -64,6 +65,24 @@ def bias_of(module: nn.Module) -> Tensor | None:
     return None if getattr(module, "bias", None) is None else values_of(module, "bias")
 
 
+def float32_copy(module: nn.Module) -> nn.Module:
+    """A copy of a module in float32, with all its numbers, in which accelerate has no part."""
+    memo: dict[int, Any] = {
+        id(own): nn.Parameter(values_of(module, name).detach().to(torch.float32, copy=True), requires_grad=False)
+        for name, own in module.named_parameters()
+    }
+    # accelerate's hooks hold all of the model's weights
+    memo |= {id(hook): hook for inner in module.modules() if (hook := inner.__dict__.get("_hf_hook")) is not None}
+    copied = copy.deepcopy(module, memo).float()
+    for inner in copied.modules():
+        if inner.__dict__.pop("_hf_hook", None) is not None:
+            # back to the forward of its class
+            del inner.__dict__["forward"], inner.__dict__["_old_forward"]
+        for key in [key for key, hook in inner._forward_pre_hooks.items() if hook is _moved]:
+            del inner._forward_pre_hooks[key]
+    return copied
+
+
 def parameter_names(module: nn.Module) -> list[str]:
     """The parameters in the model's order, those that are tied to another only once."""
     # on the meta device tied ones are apart
@@ -74,6 +93,8 @@ def parameter_names(module: nn.Module) -> list[str]:
 def _hooks(module: nn.Module) -> list[Any]:
     """accelerate's hooks on this module that align devices; told by what they have, to do without an import."""
     hook = module.__dict__.get("_hf_hook")
+    if hook is None:
+        return []
     return [each for each in getattr(hook, "hooks", [hook]) if hasattr(each, "execution_device")]
 
 

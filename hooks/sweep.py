@@ -14,7 +14,7 @@ from headlens.hooks.captured import Captured
 from headlens.hooks.cells import Cell, Rows
 from headlens.hooks.changes import Changes
 from headlens.hooks.entering import Entry, Place
-from headlens.hooks.halving import in_batches, within_memory
+from headlens.hooks.halving import within_memory
 from headlens.hooks.machine import Machine, capturing
 from headlens.hooks.model import Model
 from headlens.hooks.reading import Read
@@ -133,40 +133,38 @@ class Replayed(Engine):
         moving.sort(key=lambda index: cells[index].layer)
         reached = replace(self.pairs.read, last=min(self.pairs.read.last, self.pairs.base.shape[1] - start))
         earlier = self.base_logits[None, :, : self.pairs.read.last - reached.last]
+        limit = self.limit(start)
 
         def compute(some: list[int]) -> None:
-            logits = self._replayed(changes, [cells[index] for index in some], start, reached)
+            small = len(some) <= max(1, _SMALL * limit)
+            logits = self._replayed(changes, [cells[index] for index in some], start, reached, small)
             out[some] = measure(torch.cat([earlier.expand(len(some), -1, -1, -1), logits], 2))
 
-        limit = self._limit(start)
-        left = in_batches(moving, limit, compute, f"one patched cell of {self._prompts}")
-        if left < limit:
-            self.machine.most_rows = left * self.pairs.base[:, start:].numel()
+        rows = self.pairs.base[:, start:].numel()
+        self.machine.in_batches(moving, limit, rows, compute, f"one patched cell of {self._prompts}")
         return out
 
     def _changes(self, where: Tensor, skip: int, key: int | None, device: torch.device) -> Changes:
         from_base = self.runs[0].kept
         return Changes(self.model, self.base, self.pairs.site, from_base, self.source, where.to(device), skip, key)
 
-    def _limit(self, start: int) -> int:
+    def limit(self, start: int) -> int:
         """How many cells one batch from `start` on may have."""
         prompts, length = self.pairs.base.shape
         of_cell, tokens = prompts * (length - start), self.base_logits.shape[1:].numel()
         rows = rows_that_fit(self.model, length, length - start, tokens / (length - start))
         limits = [ROWS // of_cell, _LOGITS // (prompts * tokens)] if rows is None else [rows // of_cell]
-        if self.machine.most_rows is not None:
-            limits.append(self.machine.most_rows // of_cell)
         return max(1, min(limits))
 
     def _replayed(
-        self, changes: Changes | Scattered, cells: list[Cell], start: int, read: Read
+        self, changes: Changes | Scattered, cells: list[Cell], start: int, read: Read, small: bool
     ) -> Float[Tensor, "cell prompt row token"]:
-        """What all these cells come to; as a captured pass where it recurs and is small.
+        """What all these cells come to; as a captured pass where it recurs and leaves the machine idle (`small`).
 
         Passes recur where a pattern's entries are patched one by one: each has the same cells from the same row on.
         """
         entries, later = changes.entries(cells), changes.later(cells)
-        if later or self.captured is None or len(cells) > max(1, _SMALL * self._limit(start)):
+        if later or self.captured is None or not small:
             return replay(self.model, self.base, entries, start, read, later)
         places: list[tuple[int, Place]] = [(layer, entry.place) for layer, entry in entries.items()]
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from headlens.analyses import attribution
 from headlens.analyses.attribution import attribute
 from headlens.analyses.patching import patch_sweep
 from headlens.hooks.edits import Call
@@ -89,13 +90,51 @@ def test_the_last_layers_z_is_nearly_linear():
 
 
 def test_large_groups_are_split(monkeypatch):
-    from headlens.analyses import attribution
-
     model, task = held("qwen3"), task_of("qwen3", prompts=5)
     whole = attribute(model, task, steps=4)
     monkeypatch.setattr(attribution, "_ROWS", 12)
     np.testing.assert_allclose(attribute(model, task, steps=4).samples, whole.samples, rtol=0, atol=1e-5)
     assert whole.provenance["method"] == "integrated gradients, 4 steps"
+
+
+def gradients_of_at_most(rows, tried, monkeypatch):
+    plain = attribution.site_gradients
+
+    def scarce(model, base, other, site, shares, metric):
+        tried.append((len(base.tokens), len(shares)))
+        if len(shares) * base.tokens[:, base.start :].numel() > rows:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return plain(model, base, other, site, shares, metric)
+
+    monkeypatch.setattr(attribution, "site_gradients", scarce)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_on_a_gpu_a_backward_pass_is_as_large_as_its_memory(steps, monkeypatch):
+    model, task, tried = held("qwen3"), task_of("qwen3", prompts=5), []
+    whole = attribute(model, task, steps=steps)
+    gradients_of_at_most(10**6, tried, monkeypatch)
+    # 5 rows a prompt
+    last = [(1, min(steps, 2))] * -(-steps // 2)
+    for fitting, expected in [(10**6, [(5, steps)]), (29, [(5, 1)] * steps), (14, [(2, 1)] * (2 * steps) + last)]:
+        tried.clear()
+        monkeypatch.setattr(attribution, "gradient_rows_that_fit", lambda *asked, fitting=fitting: fitting)
+        found = attribute(model, task, steps=steps)
+        assert tried == expected
+        np.testing.assert_allclose(found.samples, whole.samples, rtol=0, atol=1e-5)
+
+
+def test_backward_passes_that_do_not_fit_are_halved_by_steps_and_then_by_prompts(monkeypatch):
+    model, task, tried = held("qwen3"), task_of("qwen3", prompts=5), []
+    whole = attribute(model, task, steps=4)
+    monkeypatch.setattr(attribution, "gradient_rows_that_fit", lambda *asked: 10**6)
+    gradients_of_at_most(10, tried, monkeypatch)
+    found = attribute(model, task, steps=4)
+    np.testing.assert_allclose(found.samples, whole.samples, rtol=0, atol=1e-5)
+    assert tried[:5] == [(5, 4), (5, 2), (5, 1), (2, 4), (2, 2)] and tried[5] == (2, 1)
+    gradients_of_at_most(4, tried, monkeypatch)
+    with pytest.raises(ValueError, match="does not hold a backward pass of one prompt of 9 tokens"):
+        attribute(model, task, steps=4)
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from headlens.analyses import head_search
 from headlens.analyses.calibration import calibrate, split
 from headlens.analyses.calibration_settings import Settings
 from headlens.analyses.checkpoints import NotKept
 from headlens.analyses.choice_scores import choice_runs, correct
 from headlens.analyses.choice_task import ChoiceTask
 from headlens.analyses.head_search import HeadSearch
+from headlens.hooks import each_head
 from headlens.hooks.model import wrap
 from headlens.hooks.sink_rule import SinkRule
 from headlens.hooks.sites import Head
@@ -106,6 +108,48 @@ def test_a_stopped_search_goes_on_and_ends_alike(model, task, found, tmp_path, m
     assert len([*(tmp_path / "run" / "chunks").glob("a-alone-*")]) == len(calls) + 4
     with pytest.raises(ValueError, match="beta: 0.4 there, 0.5 now"):
         calibrate(model, task, beta=0.5, run=tmp_path / "run", progress=False)
+
+
+def test_a_search_whose_prompts_do_not_fit_together_halves_them_and_finds_the_same(model, task, monkeypatch):
+    few = task.subset([*range(7)])
+    search = HeadSearch(
+        model,
+        few,
+        "a",
+        [Head(*HARMFUL), Head(*USEFUL)],
+        Settings(SinkRule(), 0.4, None, 0.05, 20, 0).edit_of,
+        NotKept(),
+    )
+    heads, sizes = search.pool, []
+    alone, first_order = search.alone(heads), search.first_order()
+    record = each_head.record_base
+
+    def scarce(model, tokens, start):
+        sizes.append(len(tokens))
+        if len(tokens) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return record(model, tokens, start)
+
+    monkeypatch.setattr(each_head, "record_base", scarce)
+    most = 2
+    np.testing.assert_array_equal(search.alone(heads), alone)
+    np.testing.assert_allclose(search.first_order(), first_order, rtol=0, atol=1e-5)
+    assert max(sizes) > 2 and sum(size for size in sizes if size <= 2) == 2 * len(few)
+    most = 0
+    with pytest.raises(ValueError, match="does not hold the runs of one prompt of .* tokens"):
+        search.alone(heads)
+    with pytest.raises(ValueError, match="does not hold the runs of one prompt of .* tokens"):
+        replace(search).why_not_replayed  # noqa: B018
+
+
+def test_groups_of_a_search_on_a_gpu_follow_from_the_whole_card(model, task, monkeypatch):
+    length = int(task.lengths[0])
+    search = HeadSearch(
+        model, task, "a", [Head(*HARMFUL)], Settings(SinkRule(), 0.4, None, 0.05, 20, 0).edit_of, NotKept()
+    )
+    for prompts in (3, 10**6):
+        monkeypatch.setattr(head_search, "gradient_rows_of_the_card", lambda *asked, rows=prompts * length: rows)
+        assert len(replace(search).groups[0]) == min(prompts, int((task.lengths == task.lengths.min()).sum()))
 
 
 def test_the_table_and_the_plain_values(found):

@@ -100,6 +100,45 @@ def test_a_captured_pass_that_says_something_else_is_found_out(off):
     assert torch.equal(captured("a", twice, given(2)), twice(*given(2))) and not captured.kept
 
 
+class Frozen(Again):
+    """Takes what it is given when it captures for constants."""
+
+    def capture(self, function, inputs):
+        said = function(*inputs)
+        return lambda *given: said.clone()
+
+
+def test_a_captured_pass_that_says_the_same_of_all_inputs_is_found_out():
+    captured = Captured(Frozen())
+    captured("a", twice, given(0))
+    with pytest.warns(UserWarning, match="came out wrong by"):
+        captured("a", twice, given(1))
+    assert torch.equal(captured("a", twice, given(1)), twice(*given(1))) and not captured.kept
+
+
+def test_plans_that_take_turns_are_captured_once_each():
+    backend = Again()
+    captured = Captured(backend)
+    for _ in range(4):
+        for plan in range(3):
+            assert torch.equal(captured(plan, twice, given(plan)), twice(*given(plan)))
+    # two timings each, in the second round
+    assert backend.times == 3 * 2 and len(captured.kept) == 3
+
+
+def test_what_was_dropped_has_to_recur_again():
+    backend = Again()
+    captured = Captured(backend)
+    for plan in range(MOST_KEPT + 1):
+        for seed in range(2):
+            captured(plan, twice, given(seed))
+    times = backend.times
+    captured(0, twice, given(2))
+    assert backend.times == times
+    captured(0, twice, given(3))
+    assert backend.times == times + 2
+
+
 def test_rounding_is_not_wrong():
     captured = Captured(Again(off=1e-6))
     for seed in range(2):

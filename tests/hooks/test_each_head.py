@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from headlens.hooks import each_head
 from headlens.hooks.each_head import EachHead
 from headlens.hooks.groups import Massive
 from headlens.hooks.reading import Read
@@ -75,3 +76,25 @@ def test_the_first_order_is_the_slope_of_real_steps(name):
 def test_heads_outside_the_edit_are_not_there():
     each = EachHead(held("llama"), inputs_for("llama", length=19)["input_ids"], sinks(["L1H0"]), Read(None))
     assert [*each.said] == [1]
+
+
+def test_on_a_gpu_as_many_heads_as_fit_and_half_as_many_where_they_do_not(monkeypatch):
+    model, tokens, sizes = held("llama"), inputs_for("llama", batch=2, length=19)["input_ids"], []
+    each, replay = EachHead(model, tokens, sinks("all"), Read(None)), each_head.replay
+    whole = each.alone(HEADS)
+
+    def scarce(model, base, entries, *rest):
+        sizes.append(sum(map(len, entries.values())))
+        if sizes[-1] > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return replay(model, base, entries, *rest)
+
+    monkeypatch.setattr(each_head, "replay", scarce)
+    # for two heads the memory is said to suffice, and then for all
+    for rows, expected in ((2 * 2 * 19, {1, 2}), (10**6, {1, 2, 3, len(HEADS) // 2, len(HEADS)})):
+        sizes.clear()
+        monkeypatch.setattr(each_head, "rows_that_fit", lambda *asked, rows=rows: rows)
+        torch.testing.assert_close(each.alone(HEADS), whole, rtol=1e-5, atol=1e-5)
+        done = [size for size in sizes if size <= 3]
+        # nothing is done twice, and nothing is tried again that was too large
+        assert set(sizes) <= expected and sum(done) == len(HEADS) and sizes[-len(done) :] == done

@@ -61,3 +61,13 @@ def test_a_model_that_is_placed_or_quantised_has_no_twin():
     quantised.is_quantized = True
     with pytest.raises(ValueError, match="quantised"):
         float32_twin(wrap(quantised))
+
+
+def test_a_forward_that_was_replaced_may_know_the_models_own_weights():
+    hf = tiny("llama").bfloat16()
+    model, norm, forward = wrap(hf), hf.model.norm, hf.model.norm.forward
+    norm.forward = lambda hidden: forward(hidden)
+    with pytest.raises(ValueError, match="the forward of a LlamaRMSNorm was replaced"):
+        float32_twin(model)
+    del norm.forward
+    assert float32_twin(model).dtype == torch.float32

@@ -1,5 +1,7 @@
 """Memory that runs out, by functions that say so above a size of their own."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -119,3 +121,40 @@ def test_too_little_memory_is_not_taken_for_an_architecture_that_cannot_be_repla
     monkeypatch.setattr(Plain, "patched", fails)
     with pytest.raises(ValueError, match="whole forwards of one prompt of 13 tokens"):
         why_not_replayed(own, cells, rows)
+
+
+def test_a_prompt_whose_whole_forward_does_not_fit_is_the_same_sentence(monkeypatch):
+    def fails(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    plain = Plain(held("llama"), engine(held("llama")).pairs)
+    monkeypatch.setattr(type(plain.model.hf.model), "forward", fails)
+    with pytest.raises(ValueError, match="does not hold a whole forward of one prompt of 13 tokens; let fewer"):
+        plain.patched(every_head(plain.model), Rows.everywhere(3, 13), lambda logits: logits)
+
+
+@pytest.mark.parametrize("fill", [None, lambda layer, base: base.flip(0)], ids=["other run", "filled"])
+@pytest.mark.parametrize("tokens", [True, False])
+def test_whole_forwards_go_on_with_half_as_many_prompts_and_remember(tokens, fill, monkeypatch):
+    model, tried, cells = held("gemma2"), [], [Cell.of_heads([Head(0, 1), Head(2, 3)]), Cell.of_heads([Head(1, 2)])]
+    pairs = replace(engine(model, prompts=7, tokens=tokens).pairs, fill=fill)
+    # rows and sources differ from prompt to prompt
+    rows = Rows(torch.rand(7, 13, generator=torch.Generator().manual_seed(2)) > 0.4)
+    whole = Plain(model, pairs)
+    expected, forward = whole.patched(cells, rows, lambda logits: logits), type(model.hf.model).forward
+
+    def scarce(self, input_ids, *args, **kwargs):
+        tried.append(len(input_ids))
+        if tried[-1] > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(self, input_ids, *args, **kwargs)
+
+    monkeypatch.setattr(type(model.hf.model), "forward", scarce)
+    own = Plain(model, pairs)
+    # a metric is asked about all prompts at once
+    found = own.patched(cells, rows, lambda logits: logits.new_zeros(0) if logits.shape[1] < 7 else logits)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    # the first run learns it, and one forward a cell follows
+    assert tried == [7, 3, 4, 2, 2, *[1, 2, 2, 2] * 2]
+    for name in ("base_logits", "other_logits"):
+        torch.testing.assert_close(getattr(own, name), getattr(whole, name), rtol=0, atol=1e-5)

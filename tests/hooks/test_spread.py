@@ -7,12 +7,16 @@ import numpy as np
 import pytest
 import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from torch import nn
 
 import headlens
+from end_tasks import scrambled, scrambled_weights
 from headlens.analyses.patching import patch_sweep
+from headlens.hooks.bridge import from_bridge, to_bridge
 from headlens.hooks.fingerprint import weights_hash
 from headlens.hooks.model import wrap
+from headlens.hooks.readout import find_readout
 from headlens.hooks.spread import device_of, input_device, is_placed, meet_inputs, values_of
 from tiny_models import held, inputs_for, tiny
 from tiny_tasks import task_of
@@ -25,9 +29,8 @@ def middle_on_disk(hf, folder):
     """The second layer and the unembedding are on disk, all else is there."""
     blocks = "transformer.h" if hasattr(hf, "transformer") else "model.layers"
     inner = blocks.partition(".")[0]
-    places = {f"{inner}.{name}": "cpu" for name, _ in hf.get_submodule(inner).named_children()}
-    places = {path: place for path, place in places.items() if path != blocks}
-    places |= {f"{blocks}.{layer}": "disk" if layer == 1 else "cpu" for layer in range(3)}
+    children = {f"{inner}.{name}" for name, _ in hf.get_submodule(inner).named_children()} - {blocks}
+    places = dict.fromkeys(children, "cpu") | {f"{blocks}.{at}": "disk" if at == 1 else "cpu" for at in range(3)}
     dispatch_model(hf, {**places, "lm_head": "disk"}, main_device="cpu", offload_dir=folder)
 
 
@@ -52,6 +55,39 @@ def test_a_sweep_reads_weights_that_are_elsewhere_between_runs(name, how, tmp_pa
         np.testing.assert_allclose(found.samples, expected.samples, rtol=0, atol=1e-5)
     assert model.weights_hash == whole.weights_hash
     assert torch.equal(model.layers[1].output_weights(4), whole.layers[1].output_weights(4))
+
+
+@pytest.mark.parametrize("how", OFFLOADED)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_readout_reads_weights_that_are_elsewhere_between_runs(name, how, tmp_path):
+    hf = scrambled_weights(name)
+    OFFLOADED[how](hf, tmp_path)
+    found, expected = (find_readout(model) for model in (wrap(hf), scrambled(name)))
+    resid, (answers, foils) = (
+        torch.randn(5, 32, generator=torch.Generator().manual_seed(3)),
+        torch.arange(10).view(2, 5),
+    )
+    for read in (
+        lambda readout: readout.logits(resid),
+        lambda readout: readout.logits_of(resid, torch.stack([answers, foils], 1)),
+        lambda readout: readout.direction(resid, answers, foils),
+        lambda readout: readout.difference(resid, answers, foils),
+        lambda readout: torch.stack(readout.biases(answers, foils)),
+    ):
+        torch.testing.assert_close(read(found), read(expected), rtol=0, atol=1e-5)
+    # what was copied is accelerate's no more, and what it was copied from still is
+    assert not is_placed(found.frozen_norm.module) and is_placed(hf) is (how != "nowhere else")
+
+
+@pytest.mark.parametrize("how", ["on the CPU", "in part"])
+def test_no_bridge_goes_to_or_from_a_placed_model(how, tmp_path):
+    model, bridge = wrap(tiny("gpt2"), name="small"), to_bridge(wrap(tiny("gpt2")))
+    OFFLOADED[how](model.hf, tmp_path)
+    with pytest.raises(ValueError, match="'small' is placed by a device_map.*load it onto one device"):
+        model.to_bridge()
+    add_hook_to_module(bridge.original_model, AlignDevicesHook(execution_device="cpu"))
+    with pytest.raises(ValueError, match="over a GPT2LMHeadModel that a device_map places"):
+        from_bridge(bridge)
 
 
 def test_weights_that_are_nowhere_are_refused_in_words():
@@ -84,10 +120,12 @@ def test_models_that_nobody_placed_are_left_alone():
 
 APART = """
 import sys
-import numpy as np
 import far_devices
+import numpy as np
+import torch
 from headlens.analyses.patching import patch_sweep
 from headlens.hooks.model import wrap
+from headlens.hooks.readout import find_readout
 from tiny_models import held, tiny
 from tiny_tasks import task_of
 
@@ -111,6 +149,20 @@ with far_devices.far_devices():
         assert found.provenance["method"] == "replay", (wanted, found.provenance["method"])
         np.testing.assert_allclose(found.samples, expected.samples, rtol=0, atol=1e-5)
         assert np.abs(expected.samples).max() > 0.1
+    answers, foils = torch.arange(10).view(2, 5)
+    apart, whole = find_readout(far), find_readout(near)
+    for where in ("far:0", "far:1"):
+        resid = torch.randn(5, 32)
+        for read in (
+            lambda of, *given: of.logits(given[0]),
+            lambda of, *given: of.logits_of(given[0], torch.stack(given[1:], 1)),
+            lambda of, *given: of.direction(*given),
+            lambda of, *given: of.difference(*given),
+            lambda of, *given: torch.stack(of.biases(*given[1:])),
+        ):
+            got = read(apart, *(each.to(where) for each in (resid, answers, foils)))
+            assert str(got.device) == where
+            torch.testing.assert_close(got.to("cpu"), read(whole, resid, answers, foils), rtol=0, atol=1e-5)
 """
 
 

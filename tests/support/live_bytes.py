@@ -13,26 +13,22 @@ class LiveBytes(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.now = self.most = 0
-        self.known = weakref.WeakKeyDictionary()
+        self.known = weakref.WeakSet()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        before = {self._of(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
+        before = {storage.data_ptr() for storage in self._storages((args, kwargs))}
         out = function(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if (
-                isinstance(leaf, torch.Tensor)
-                and self._of(leaf) not in before
-                and leaf.untyped_storage() not in self.known
-            ):
-                self._count(leaf.untyped_storage())
+        for storage in self._storages(out):
+            if storage.data_ptr() not in before and storage not in self.known:
+                self._count(storage)
         return out
 
-    def _of(self, tensor):
-        return tensor.untyped_storage().data_ptr()
+    def _storages(self, values):
+        return [leaf.untyped_storage() for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
 
     def _count(self, storage):
         size = storage.nbytes()
-        self.known[storage] = size
+        self.known.add(storage)
         self.now += size
         self.most = max(self.most, self.now)
         weakref.finalize(storage, self._freed, size)
