@@ -7,9 +7,11 @@ can take too few. Equal arguments give equal tasks.
 from collections.abc import Callable
 
 from headlens.analyses.capitals import capitals as capitals
+from headlens.analyses.colored_objects import colored_objects as colored_objects
 from headlens.analyses.greater_than import greater_than as greater_than
 from headlens.analyses.induction import induction as induction
 from headlens.analyses.ioi import ioi as ioi
+from headlens.analyses.lettered import lettered as lettered
 from headlens.analyses.pronouns import pronouns as pronouns
 from headlens.analyses.task import Task as Task
 
@@ -19,4 +21,6 @@ REGISTRY: dict[str, Callable[..., Task]] = {
     "induction": induction,
     "capitals": capitals,
     "pronouns": pronouns,
+    "colored_objects": colored_objects,
+    "lettered": lettered,
 }

@@ -6,13 +6,14 @@
 
 import re
 from functools import cache
+from string import ascii_uppercase
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from headlens.analyses.templates import read
 
-TASKS = ("ioi", "greater_than", "capitals", "pronouns")
+TASKS = ("ioi", "greater_than", "capitals", "pronouns", "colored_objects", "lettered")
 DIGITS = "0123456789"
 
 
@@ -21,10 +22,14 @@ def task_words() -> list[str]:
     texts = [text for task in TASKS for text in read(task)["templates"].values()]
     lists = [read("ioi")[key] for key in ("names", "places", "objects")] + [read("greater_than")["events"]]
     lists += [read("pronouns")["he"], read("pronouns")["she"]]
+    colored = read("colored_objects")
+    lists += [colored["objects"], colored["colors"], [color.title() for color in colored["colors"]]]
+    lettered = read("lettered")
+    lists += [*lettered["subjects"].values(), *lettered["contents"].values(), ["Answer", *ascii_uppercase]]
     capitals = read("capitals")["capitals"]
     texts += [word for words in (*lists, capitals.keys(), capitals.values()) for word in words]
     # what stands behind a template's last word, and the pieces of isn't
-    texts += ["he she"]
+    texts += ["he she a an"]
     return list(dict.fromkeys(re.findall(r"[A-Za-z]+|[^\w\s{}]", " ".join(texts))))
 
 
@@ -33,7 +38,7 @@ def one_digit(unknown: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
     """Words and letters, a space marked by ▁; the words in `unknown` are spelt letter by letter."""
     words = task_words()
     pieces = {f"▁{word}": -8.0 for word in words if word.isalpha() and word not in unknown}
-    pieces |= {letter: -20.0 for letter in sorted({*"".join(words), *DIGITS, "▁"}) if letter not in pieces}
+    pieces |= {letter: -20.0 for letter in sorted({*"".join(words), *DIGITS, "▁", "\n"}) if letter not in pieces}
     tokenizer = Tokenizer(models.Unigram([("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *pieces.items()], unk_id=0))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
