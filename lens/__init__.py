@@ -9,13 +9,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headlens.analyses import choice_tasks as choice_tasks
     from headlens.analyses import tasks as tasks
+    from headlens.analyses import weights as weights
     from headlens.analyses.attention_statistics import head_stats as head_stats
     from headlens.analyses.attribution import attribute as attribute
     from headlens.analyses.calibration import calibrate as calibrate
     from headlens.analyses.choice_task import ChoiceTask as ChoiceTask
+    from headlens.analyses.circuits.circuit import Circuit as Circuit
+    from headlens.analyses.circuits.curves import faithfulness_curve as faithfulness_curve
+    from headlens.analyses.circuits.find import find_circuit as find_circuit
+    from headlens.analyses.circuits.repair import repair as repair
+    from headlens.analyses.circuits.reuse import reuse as reuse
+    from headlens.analyses.circuits.roles import roles as roles
     from headlens.analyses.comparison import compare as compare
     from headlens.analyses.direct_logits import direct_logits as direct_logits
     from headlens.analyses.direct_parts import direct_parts as direct_parts
+    from headlens.analyses.edge_attribution import attribute_edges as attribute_edges
+    from headlens.analyses.edge_effects import edge_effects as edge_effects
+    from headlens.analyses.edge_map import EdgeMap as EdgeMap
     from headlens.analyses.edit_losses import edit_losses as edit_losses
     from headlens.analyses.english import english_windows as english_windows
     from headlens.analyses.english import text_windows as text_windows
@@ -24,6 +34,7 @@ if TYPE_CHECKING:
     from headlens.analyses.logit_lens import logit_lens as logit_lens
     from headlens.analyses.metrics import Metric as Metric
     from headlens.analyses.patching import patch_sweep as patch_sweep
+    from headlens.analyses.paths import path_patch as path_patch
     from headlens.analyses.sinks import find_sinks as find_sinks
     from headlens.analyses.tasks import Task as Task
     from headlens.analyses.temperature import position_temperature as position_temperature
@@ -52,6 +63,8 @@ __all__ = [
     "Ablate",
     "Call",
     "ChoiceTask",
+    "Circuit",
+    "EdgeMap",
     "ForceRow",
     "Gate",
     "HeadMap",
@@ -67,13 +80,17 @@ __all__ = [
     "Temperature",
     "__version__",
     "attribute",
+    "attribute_edges",
     "calibrate",
     "choice_tasks",
     "compare",
     "direct_logits",
     "direct_parts",
+    "edge_effects",
     "edit_losses",
     "english_windows",
+    "faithfulness_curve",
+    "find_circuit",
     "find_sinks",
     "gating_probe",
     "groups",
@@ -82,23 +99,31 @@ __all__ = [
     "logit_lens",
     "patch_sweep",
     "patch_until_sure",
+    "path_patch",
     "position_temperature",
+    "repair",
+    "reuse",
+    "roles",
     "tasks",
     "temperature_slopes",
     "text_windows",
     "verify",
     "view",
+    "weights",
 ]
 
 _MODULES = {
     "choice_tasks": "headlens.analyses.choice_tasks",
     "groups": "headlens.hooks.groups",
     "tasks": "headlens.analyses.tasks",
+    "weights": "headlens.analyses.weights",
 }
 _HOMES = {
     "Ablate": "headlens.hooks.edits",
     "Call": "headlens.hooks.edits",
     "ChoiceTask": "headlens.analyses.choice_task",
+    "Circuit": "headlens.analyses.circuits.circuit",
+    "EdgeMap": "headlens.analyses.edge_map",
     "ForceRow": "headlens.hooks.row_edits",
     "Gate": "headlens.hooks.edits",
     "HeadMap": "headlens.analyses.headmap",
@@ -113,12 +138,16 @@ _HOMES = {
     "Task": "headlens.analyses.tasks",
     "Temperature": "headlens.hooks.row_edits",
     "attribute": "headlens.analyses.attribution",
+    "attribute_edges": "headlens.analyses.edge_attribution",
     "calibrate": "headlens.analyses.calibration",
     "compare": "headlens.analyses.comparison",
     "direct_logits": "headlens.analyses.direct_logits",
     "direct_parts": "headlens.analyses.direct_parts",
+    "edge_effects": "headlens.analyses.edge_effects",
     "edit_losses": "headlens.analyses.edit_losses",
     "english_windows": "headlens.analyses.english",
+    "faithfulness_curve": "headlens.analyses.circuits.curves",
+    "find_circuit": "headlens.analyses.circuits.find",
     "find_sinks": "headlens.analyses.sinks",
     "gating_probe": "headlens.analyses.head_gating",
     "head_stats": "headlens.analyses.attention_statistics",
@@ -126,7 +155,11 @@ _HOMES = {
     "logit_lens": "headlens.analyses.logit_lens",
     "patch_sweep": "headlens.analyses.patching",
     "patch_until_sure": "headlens.analyses.until_sure",
+    "path_patch": "headlens.analyses.paths",
     "position_temperature": "headlens.analyses.temperature",
+    "repair": "headlens.analyses.circuits.repair",
+    "reuse": "headlens.analyses.circuits.reuse",
+    "roles": "headlens.analyses.circuits.roles",
     "temperature_slopes": "headlens.analyses.temperature",
     "text_windows": "headlens.analyses.english",
     "verify": "headlens.analyses.verification",

@@ -19,6 +19,7 @@ from headlens import (
     cli_models,
     cli_reading,
     cli_results,
+    cli_reuse,
     cli_runs,
     cli_tasks,
 )
@@ -88,6 +89,7 @@ app.command()(cli_attribution.verify)
 app.command()(cli_reading.stats)
 app.command()(cli_reading.sinks)
 app.command()(cli_calibrate.calibrate)
+app.command()(cli_reuse.reuse)
 app.command()(cli_results.show)
 app.command()(cli_diff.diff)
 app.command()(cli_results.export)
