@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headlens.kernels.algebra import LEAST
+from headlens.kernels.launch import launch, program
 from headlens.kernels.recalibration import MOST_GROUPS, Change, Groups, Recalibrated
 from headlens.kernels.seen import Seen
 from headlens.kernels.tiles import key_range, product, scores_of, seen_in
@@ -24,8 +25,8 @@ from headlens.kernels.tiles import key_range, product, scores_of, seen_in
 _TILES = {
     "half": {64: (128, 64, 8), 128: (128, 32, 8), 256: (32, 32, 8)},
     "half transfer": {64: (64, 32, 4), 128: (64, 32, 8), 256: (32, 32, 8)},
-    "float": {64: (64, 32, 8), 128: (32, 32, 4), 256: (16, 16, 4)},
-    "float transfer": {64: (32, 32, 4), 128: (32, 16, 4), 256: (16, 16, 4)},
+    "float": {64: (64, 32, 8), 128: (32, 32, 8), 256: (16, 16, 4)},
+    "float transfer": {64: (32, 32, 4), 128: (32, 32, 8), 256: (16, 16, 4)},
 }
 # Columns of a row's settings: tau, beta, gamma, a multiplier for each group, and a kappa for each.
 _TAU, _BETA, _GAMMA, _MULTIPLIERS, _KAPPA = 0, 1, 2, 3, 3 + MOST_GROUPS
@@ -46,7 +47,8 @@ def grouped_attention(
 ) -> Recalibrated:
     """As `headlens.kernels.reference_grouped.grouped_attention`, which says what it means.
 
-    `tile` is (BM, BN, warps).
+    The `lse` of a row that sees no key is its learned sink's logit here too, or -inf without one. `tile` is
+    (BM, BN, warps).
     """
     (batch, heads, rows, width), (kv_heads, keys), wide = query.shape, key.shape[1:3], value.shape[3]
     query, key, value = (each if each.stride(-1) == 1 else each.contiguous() for each in (query, key, value))
@@ -62,7 +64,8 @@ def grouped_attention(
     transfer = change.beta is not None
     kind = ("half" if query.dtype.itemsize == 2 else "float") + (" transfer" if transfer else "")
     bm, bn, warps = tile or next(tile for most, tile in _TILES[kind].items() if max(width, wide) <= most)
-    _grouped_attention[(triton.cdiv(rows, bm), batch * heads)](
+    launch(
+        _grouped_attention, batch * heads * triton.cdiv(rows, bm),
         query, key, value, index, settings, sinks, seen.first, seen.end, mask, z, masses, lse, idle, emptied,
         *query.stride()[:3], *key.stride()[:3], *value.stride()[:3], *of_index.stride()[:3], *of_row.stride()[:3],
         *(mask.stride() if mask is not None else (0, 0, 0, 0)),
@@ -113,9 +116,10 @@ def _grouped_attention(
     INDEX_BY_ROW: tl.constexpr, RECENT: tl.constexpr, TAU: tl.constexpr, WEIGHTED: tl.constexpr,
     TRANSFER: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
+    tiles = tl.cdiv(rows, BM)
+    tile, batch, head = program(tiles, heads)
     # the rows that see most keys start first
-    row = (tl.num_programs(0) - 1 - tl.program_id(0)) * BM + tl.arange(0, BM)
-    batch, head = (tl.program_id(1) // heads).to(tl.int64), (tl.program_id(1) % heads).to(tl.int64)
+    row = (tiles - 1 - tile) * BM + tl.arange(0, BM)
     there, at = row < rows, past + row
     far = row.to(tl.int64)
     d, dv = tl.arange(0, D), tl.arange(0, DV)
@@ -220,15 +224,20 @@ def _grouped_attention(
                     bystanders = _plus(bystanders, tl.where(giving | taking, 0.0, p), v, UPCAST)
             else:
                 bystanders = _plus(bystanders * shrink[:, None], p, v, UPCAST)
-    safe = tl.where(m == float("-inf"), 0.0, m)
-    learned = tl.zeros_like(m)
+    # the learned sink takes its share, which may be nearly all: its weight and `shrink`, the keys', are 1 at most
+    highest, learned = m, tl.zeros_like(m)
     if SINKS:
-        learned = tl.exp(tl.load(SINK + head).to(tl.float32) - safe)
-    total = l0 + l1 + l2 + l3 + learned
+        logit = tl.load(SINK + head).to(tl.float32)
+        highest = tl.maximum(m, logit)
+    highest = tl.where(highest == float("-inf"), 0.0, highest)
+    shrink = tl.exp(m - highest)
+    if SINKS:
+        learned += tl.exp(logit - highest)
+    total = (l0 + l1 + l2 + l3) * shrink + learned
     divisor = tl.where(total == 0, 1.0, total)
-    share = 1 / divisor
+    share = shrink / divisor
     out = (batch * heads + head) * rows + far
-    tl.store(LSE + out, tl.where(total == 0, float("-inf"), safe + tl.log(divisor)), mask=there)
+    tl.store(LSE + out, tl.where(total == 0, float("-inf"), highest + tl.log(divisor)), mask=there)
     tl.store(MASSES + out * COUNT, l0 * share, mask=there)
     if COUNT > 1:
         tl.store(MASSES + out * COUNT + 1, l1 * share, mask=there)
@@ -244,13 +253,13 @@ def _grouped_attention(
         l2 = l2 * tl.load(settings + 5, mask=there, other=1.0)
         l3 = l3 * tl.load(settings + 6, mask=there, other=1.0)
         emptied = seeing & (l0 + l1 + l2 + l3 == 0)
-        total = l0 + l1 + l2 + l3 + learned
-        share = 1 / tl.where(total == 0, 1.0, total)
+        total = (l0 + l1 + l2 + l3) * shrink + learned
+        share = shrink / tl.where(total == 0, 1.0, total)
     z, waiting = bystanders, tl.zeros((BM,), tl.int1)
     if TRANSFER:
         beta = tl.load(settings + 1, mask=there, other=1.0)
         given, taken = (1 - beta) * l1 * share, l2 * share
-        waiting = (given > 0) & (taken < least)
+        waiting = ((1 - beta) * l1 > 0) & (taken < least)
         given = tl.where(waiting, 0.0, given)
         keeping = tl.where(waiting, 1.0, beta)
         z += donors * keeping[:, None] + receivers * (1 + given / tl.maximum(taken, least))[:, None]

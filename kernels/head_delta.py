@@ -12,6 +12,7 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from headlens.kernels.launch import launch
 from headlens.kernels.tiles import product
 
 
@@ -34,7 +35,8 @@ def patched_outputs(
     rows = prompts * suffix
     bm, bn, bd, warps = tile or _tile(output_weights.dtype.itemsize, rows)
     row_tiles, column_tiles = triton.cdiv(rows, bm), triton.cdiv(columns, bn)
-    _patched_outputs[(len(cells) * row_tiles * column_tiles,)](
+    launch(
+        _patched_outputs, len(cells) * row_tiles * column_tiles,
         attended, source, base, output_weights, cells, out,
         *attended.stride()[:2], *source.stride()[:3], *base.stride()[:3], *output_weights.stride(),
         suffix, reach, rows, cells.shape[1], row_tiles, column_tiles,

@@ -14,6 +14,7 @@ import triton.language as tl
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from headlens.kernels.launch import launch, program
 from headlens.kernels.row_stats import RowStats, check
 from headlens.kernels.score_tiles import all_seen, call, columns, dense, prompt_keys, seen_scores, sizes, vectors
 from headlens.kernels.seen import Seen
@@ -35,7 +36,10 @@ def row_stats(
     n_groups: int = 0,
     tile: tuple[int, int] | None = None,
 ) -> RowStats:
-    """As `headlens.kernels.reference_stats.row_stats`, which says what it means. `tile` is (BM, BN)."""
+    """As `headlens.kernels.reference_stats.row_stats`, which says what it means. `tile` is (BM, BN).
+
+    The `lse` of a row that sees no key is its learned sink's logit here too, or -inf without one.
+    """
     check(what, row_tokens, key_tokens, groups, n_groups)
     (batch, heads, rows), keys = query.shape[:3], key.shape[2]
     query, key = dense(query), dense(key)
@@ -46,7 +50,8 @@ def row_stats(
         by_row, in_groups = groups.shape[2] > 1, groups.expand(batch, heads, rows, keys).stride()[:3]
     tokens = [None if each is None else dense(each) for each in (row_tokens, key_tokens)]
     size = sizes(query, tile)
-    _row_stats[(batch * heads, triton.cdiv(rows, size["BM"]))](
+    launch(
+        _row_stats, batch * heads * triton.cdiv(rows, size["BM"]),
         query, key, *query.stride()[:3], *key.stride()[:3], *call(query, key, seen), scaling, softcap,
         None if sinks is None else sinks.contiguous(), *tokens,
         *(0 if each is None else each.stride(0) for each in tokens), groups, *in_groups,
@@ -92,9 +97,10 @@ def _row_stats(
     CAUSAL: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     BY_ROW: tl.constexpr, COUNT: tl.constexpr, G: tl.constexpr,
 ):  # fmt: skip
-    batch, head = (tl.program_id(0) // heads).to(tl.int64), (tl.program_id(0) % heads).to(tl.int64)
+    tiles = tl.cdiv(rows, BM)
+    tile, batch, head = program(tiles, heads)
     # the rows that see most keys start first
-    row = (tl.num_programs(1) - 1 - tl.program_id(1)) * BM + tl.arange(0, BM)
+    row = (tiles - 1 - tile) * BM + tl.arange(0, BM)
     there, at = row < rows, past + row
     low, high = past + tl.min(row, 0), past + tl.minimum(tl.max(row, 0), rows - 1)
     first, end = prompt_keys(SEEN_FIRST, SEEN_END, batch, keys)
@@ -166,16 +172,21 @@ def _row_stats(
                 masses += tl.where(g[None, :] == each, inside[:, None], 0.0)
 
     # the learned sink takes its share; `gap` is the logarithm of what the highest key has
-    safe = tl.where(total == 0, 0.0, m)
-    divisor, highest = tl.where(total == 0, 1.0, total), safe
+    highest = m
     if SINKS is not None:
         learned = tl.load(SINKS + head).to(tl.float32)
-        highest = tl.maximum(safe, learned)
-        divisor = divisor * tl.exp(safe - highest) + tl.exp(learned - highest)
-    gap = safe - highest - tl.log(divisor)
+        highest = tl.maximum(m, learned)
+    highest = tl.where(highest == float("-inf"), 0.0, highest)
+    divisor = total * tl.exp(m - highest)
+    if SINKS is not None:
+        divisor += tl.exp(learned - highest)
+    nothing = divisor == 0
+    log_divisor = tl.log(tl.where(nothing, 1.0, divisor))
+    safe = tl.where(total == 0, highest, m)
+    gap = safe - highest - log_divisor
     share = tl.exp(gap)
     out = (batch * heads + head) * rows + row
-    tl.store(LSE + out, tl.where(total == 0, float("-inf"), highest + tl.log(divisor)), mask=there)
+    tl.store(LSE + out, tl.where(nothing, float("-inf"), highest + log_divisor), mask=there)
     if ENTROPY is not None:
         tl.store(ENTROPY + out, -share * (logs + total * gap), mask=there)
     if FIRST is not None:

@@ -8,6 +8,8 @@ import triton.language as tl
 from jaxtyping import Bool, Int32
 from torch import Tensor
 
+from headlens.kernels.launch import launch
+
 WORD = 32
 # words that a program makes at once
 _ROUND = 16
@@ -32,7 +34,8 @@ def mask_words(mask: Bool[Tensor, "prompt row key"], in_front: int) -> MaskWords
     count = front_words + triton.cdiv(keys - in_front, WORD)
     words = torch.empty(prompts, rows, count, dtype=torch.int32, device=mask.device)
     first, full = (torch.empty(prompts, rows, dtype=torch.int32, device=mask.device) for _ in range(2))
-    _mask_words[(prompts * rows,)](
+    launch(
+        _mask_words, prompts * rows,
         mask.view(torch.uint8), words, first, full, *mask.stride(), rows, keys, in_front, front_words, count,
         WORD=WORD, ROUND=_ROUND,
     )  # fmt: skip

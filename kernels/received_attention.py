@@ -12,6 +12,7 @@ import triton.language as tl
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from headlens.kernels.launch import launch, program
 from headlens.kernels.score_tiles import all_seen, bits, call, columns, dense, prompt_keys, seen_scores, sizes, vectors
 from headlens.kernels.seen import Seen
 
@@ -33,7 +34,8 @@ def received(
     counted = bits(dense(counted), batch, rows)
     given = torch.empty(batch, heads, keys, device=query.device)
     size = sizes(query, tile)
-    _received[(batch * heads, triton.cdiv(keys, size["BN"]))](
+    launch(
+        _received, batch * heads * triton.cdiv(keys, size["BN"]),
         query, key, *query.stride()[:3], *key.stride()[:3], *call(query, key, seen), scaling, softcap,
         lse, counted, counted.stride(0), given,
         CAUSAL=seen.causal, **size,
@@ -49,8 +51,8 @@ def _received(
     scaling, softcap, LSE, COUNTED, counted_batch, GIVEN,
     CAUSAL: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    batch, head = (tl.program_id(0) // heads).to(tl.int64), (tl.program_id(0) % heads).to(tl.int64)
-    from_key = tl.program_id(1) * BN
+    tile, batch, head = program(tl.cdiv(keys, BN), heads)
+    from_key = tile * BN
     key = from_key + tl.arange(0, BN)
     first, end = prompt_keys(SEEN_FIRST, SEEN_END, batch, keys)
     start, stop = 0, rows

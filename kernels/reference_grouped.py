@@ -21,7 +21,11 @@ def grouped_attention(
     softcap: float | None = None,
     sinks: Float[Tensor, " head"] | None = None,
 ) -> Recalibrated:
-    """`softcap` and `sinks` are as in `headlens.kernels.reference.attention_scores` and `attention_pattern`."""
+    """What heads say under a change, and how their rows were before it.
+
+    `softcap` and `sinks` are as in `headlens.kernels.reference.attention_scores` and `attention_pattern`. The `lse` of
+    a row that sees no key is that of what is left to divide by: its learned sink's logit, or -inf.
+    """
     allowed = seen.allowed(query.shape[2], key.shape[2], query.device)
     scores = attention_scores(query, key, allowed, scaling, softcap=softcap)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))

@@ -33,7 +33,8 @@ def row_stats(
 
     `softcap` and `sinks` are as in `headlens.kernels.reference.attention_scores` and `attention_pattern`. `row_tokens`
     and `key_tokens` are token ids, -1 and -2 for rows and keys that equal nothing. Bit g of `groups` is set where a key
-    is in group g, for all rows or for each; groups may overlap.
+    is in group g, for all rows or for each; groups may overlap. The `lse` of a row that sees no key is that of what is
+    left to divide by: its learned sink's logit, or -inf.
 
     ValueError for unknown statistics, copies of tokens without the tokens, and more than eight groups.
     """
@@ -43,7 +44,7 @@ def row_stats(
     empty = scores.amax(-1) == -torch.inf
     pattern = attention_pattern(scores, sinks).masked_fill(empty[..., None], 0)
     at, places = torch.arange(seen.past, seen.past + rows, device=device), torch.arange(keys, device=device)
-    found: dict[str, Tensor] = {"lse": _divisor(scores, sinks).masked_fill(empty, -torch.inf)}
+    found: dict[str, Tensor] = {"lse": _divisor(scores, sinks)}
     if "entropy" in what:
         found["entropy"] = of_pattern.entropy(pattern)
     if "first" in what:

@@ -15,14 +15,14 @@ NAMES = OF_COPIES | {"entropy", "first", "previous", "self", "distance", "top"}
 class RowStats:
     """Numbers of each row of attention A [key], None where they were not asked for. A learned sink is no key.
 
-    A row that sees no key has 0 everywhere, and an `lse` of -inf.
+    A row that sees no key has 0 everywhere else than in `lse`.
 
-    `lse`: natural logarithm of what softmax divides by, the learned sink's part included. `entropy`: -sum of A ln A, in
-    nats. `first`, `previous`, `own`: attention to the prompt's first key, the key before the row's own, and its own.
-    `distance`: mean of |own - key| weighted by A, in keys. `duplicate`: attention to earlier keys with the row's token;
-    `induction`: to keys right behind such keys, which may be the row's own; `has_...`: whether it sees any. `top_key`,
-    `top_mass`: the key that it attends to most, the first of several, and what this has. `masses`: attention to each
-    group.
+    `lse`: natural logarithm of what softmax divides by, the learned sink's part included, so that a row that sees no
+    key has the sink's logit, or -inf without one. `entropy`: -sum of A ln A, in nats. `first`, `previous`, `own`:
+    attention to the prompt's first key, the key before the row's own, and its own. `distance`: mean of |own - key|
+    weighted by A, in keys. `duplicate`: attention to earlier keys with the row's token; `induction`: to keys right
+    behind such keys, which may be the row's own; `has_...`: whether it sees any. `top_key`, `top_mass`: the key that it
+    attends to most, the first of several, and what this has. `masses`: attention to each group.
     """
 
     lse: Float[Tensor, "batch head row"]

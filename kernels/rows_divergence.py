@@ -8,6 +8,7 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
+from headlens.kernels.launch import launch, program
 from headlens.kernels.score_tiles import all_seen, call, columns, dense, prompt_keys, seen_scores, sizes, vectors
 from headlens.kernels.seen import Seen
 from headlens.kernels.tiles import key_range
@@ -31,7 +32,8 @@ def divergence(
     query, key, other_query, other_key = (dense(each) for each in (query, key, other_query, other_key))
     apart = torch.empty(batch, heads, rows, device=query.device)
     size = sizes(query, tile)
-    _divergence[(batch * heads, triton.cdiv(rows, size["BM"]))](
+    launch(
+        _divergence, batch * heads * triton.cdiv(rows, size["BM"]),
         query, key, *query.stride()[:3], *key.stride()[:3], *call(query, key, seen), scaling, softcap,
         other_query, other_key, *other_query.stride()[:3], *other_key.stride()[:3],
         lse.contiguous(), other_lse.contiguous(), apart,
@@ -49,9 +51,10 @@ def _divergence(
     LSE, OTHER_LSE, APART,
     CAUSAL: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    batch, head = (tl.program_id(0) // heads).to(tl.int64), (tl.program_id(0) % heads).to(tl.int64)
+    tiles = tl.cdiv(rows, BM)
+    tile, batch, head = program(tiles, heads)
     # the rows that see most keys start first
-    row = (tl.num_programs(1) - 1 - tl.program_id(1)) * BM + tl.arange(0, BM)
+    row = (tiles - 1 - tile) * BM + tl.arange(0, BM)
     there = row < rows
     low, high = past + tl.min(row, 0), past + tl.minimum(tl.max(row, 0), rows - 1)
     first, end = prompt_keys(SEEN_FIRST, SEEN_END, batch, keys)

@@ -14,6 +14,7 @@ import triton.language as tl
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from headlens.kernels.launch import launch
 from headlens.kernels.mask_words import WORD, mask_words
 from headlens.kernels.tiles import product, scores_of
 
@@ -45,7 +46,8 @@ def shared_prefix_attention(
     z = torch.empty(cells, prompts, queries, heads, wide, dtype=value.dtype, device=query.device)
     bm, bn, warps = tile or _tile(max(width, wide), query.dtype.itemsize, rows)
     tiles = triton.cdiv(rows, bm)
-    _shared_prefix_attention[(tiles * prompts * kv_heads,)](
+    launch(
+        _shared_prefix_attention, tiles * prompts * kv_heads,
         query, key, value, prefix_key, prefix_value, words, first, full, z,
         *query.stride()[:4], *key.stride()[:4], *value.stride()[:4], *prefix_key.stride()[:3],
         *prefix_value.stride()[:3], *words.stride()[:2], first.stride(0),

@@ -115,6 +115,16 @@ def test_soft_caps_learned_sinks_and_values_of_another_width(change):
     assert_close(grouped_attention(*given, tile=TILE, **more), *given, **more)
 
 
+@pytest.mark.parametrize("change", CHANGES)
+def test_learned_sinks_far_from_the_scores(change):
+    """Above a row's best score by more than the exponential of a float32 can be, and as far below."""
+    given = (*case(), SEEN["window, ragged"], 0.2, grouped(4), CHANGES[change])
+    sinks = torch.tensor([200.0, -200.0, 20.0, 2.0], device=DEVICE)
+    got = grouped_attention(*given, tile=TILE, sinks=sinks)
+    assert_close(got, *given, sinks=sinks)
+    assert (got.lse[:, 0] == 200).all() and (got.z[:, :, 0] == 0).all()
+
+
 @pytest.mark.parametrize("change", ["renorm", "transfer"])
 def test_groups_of_each_row_and_recent_keys(change):
     for groups in (grouped(4, (2, 4, 21, 37)), grouped(3, recent=(7, 3 - 1)), grouped(4, (1, 4, 21, 37), (5, 3))):
@@ -181,11 +191,13 @@ def test_large_float16_transfers_keep_small_weights():
     assert_close(got, *given, dtype=torch.float16)
 
 
-def test_rows_that_see_nothing_say_nothing():
+@pytest.mark.parametrize("sinks", [None, drawn(4, seed=2), drawn(4, seed=2) - 200])
+def test_rows_that_see_nothing_say_nothing(sinks):
     given = (*case(), Seen(past=16, first=torch.tensor([0, 28], device=DEVICE)), 0.2, grouped(4), CHANGES["all"])
-    got = grouped_attention(*given, tile=TILE)
-    assert (got.z[1, :12] == 0).all() and (got.masses[1, :, :12] == 0).all()
-    assert (got.lse[1, :, :12] == -torch.inf).all() and got.z.isfinite().all()
+    left = torch.full((4,), -torch.inf, device=DEVICE) if sinks is None else sinks
+    for got in (grouped_attention(*given, tile=TILE, sinks=sinks), twin(*given, sinks=sinks)):
+        assert (got.z[1, :12] == 0).all() and (got.masses[1, :, :12] == 0).all()
+        assert (got.lse[1, :, :12] == left[:, None]).all() and got.z.isfinite().all()
 
 
 def test_rows_without_any_key_left():

@@ -158,14 +158,15 @@ def test_uniform_rows():
     assert (got.top_key == 0).all()
 
 
-@pytest.mark.parametrize("sinks", [None, drawn(2, seed=2)])
+@pytest.mark.parametrize("sinks", [None, drawn(2, seed=2), drawn(2, seed=2) - 200, drawn(2, seed=2) + 200])
 def test_rows_that_see_nothing_have_nothing(sinks):
     query, key = case(heads=2)
     seen = Seen(past=16, first=torch.tensor([0, 28], device=DEVICE))
-    got = row_stats(query, key, seen, 0.3, sinks=sinks, tile=TILE, **asked())
+    got = assert_as_the_twin(query, key, seen, 0.3, sinks=sinks, **asked())
+    left = torch.full((2,), -torch.inf, device=DEVICE) if sinks is None else sinks
     for field in fields(got):
         of_empty = getattr(got, field.name)[1, :, :12]
-        assert (of_empty == (-torch.inf if field.name == "lse" else 0)).all(), field.name
+        assert (of_empty == (left[:, None] if field.name == "lse" else 0)).all(), field.name
         assert not getattr(got, field.name).isnan().any()
     counted = torch.ones(1, 21, dtype=torch.bool, device=DEVICE)
     given = received(query, key, seen, 0.3, got.lse, counted, tile=TILE)

@@ -24,8 +24,6 @@ def shares_by_hand(query, key, sees, scaling, softcap, sink):
         if sees(at):
             score = scaling * math.fsum(a * b for a, b in zip(query.tolist(), key[at].tolist(), strict=True))
             scores[at] = softcap * math.tanh(score / softcap)
-    if not scores:
-        return {}, -math.inf
     total = math.fsum(math.exp(score) for score in [*scores.values(), sink])
     return {at: math.exp(score) / total for at, score in scores.items()}, math.log(total)
 

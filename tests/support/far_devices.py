@@ -4,6 +4,7 @@ The backend is registered for the whole process, so tests that use it start one 
 """
 
 from contextlib import contextmanager
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -16,7 +17,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 aten = torch.ops.aten
 # Functions that take tensors of several devices.
 _MOVING = {aten.copy_.default}
-# Functions whose indices may be on the CPU.
+# Functions whose second argument, the indices, may be on the CPU.
 _INDEXING = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default}
 
 
@@ -45,7 +46,7 @@ class Far(torch.Tensor):
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
         return _computed(function, args, kwargs or {})
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__: Any = torch._C._disabled_torch_function_impl
 
 
 class _Elsewhere(TorchDispatchMode):
@@ -131,9 +132,9 @@ def _computed(function, args, kwargs):
 
 
 def _refuse_mixed(function, args, kwargs, device):
+    indices = [id(each) for each in args[1]] if function in _INDEXING else []
     for leaf in tree_leaves((args, kwargs)):
         if not isinstance(leaf, torch.Tensor) or leaf.device == device:
             continue
-        near = leaf.device.type == "cpu"
-        if not (near and (leaf.ndim == 0 or function in _INDEXING)):
+        if leaf.device.type != "cpu" or (leaf.ndim > 0 and id(leaf) not in indices):
             raise RuntimeError(f"{function} was given tensors on {device} and {leaf.device}.")
