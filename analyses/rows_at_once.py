@@ -75,6 +75,7 @@ def parts_at_once(
     parts: dict[str, Part] = {}
     for name in statistics:
         if name in groups:
+            assert found.masses is not None  # the groups were asked for
             parts[name] = _summed(found.masses[..., [*groups].index(name)], choosing)
         elif name in OF_COPIES:
             parts[name] = _summed(getattr(found, name), real & getattr(found, f"has_{name}").any(1))

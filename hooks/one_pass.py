@@ -189,8 +189,9 @@ def _change(steps: Sequence[Step], block: Block) -> Change:
                 parts["multipliers" if step.reweights else "kappa"] = _at(rows, [1.0, 0.0])
             case Recalibrate(beta=None):
                 parts["multipliers" if step.reweights else "kappa"] = _at(rows, step.edit.weights())
-            case Recalibrate():
-                parts["beta"] = torch.where(rows, step.edit.beta, 1.0)
+            case Recalibrate(beta=beta):
+                assert beta is not None  # the case before
+                parts["beta"] = torch.where(rows, beta, 1.0)
     return Change(**parts)
 
 

@@ -58,12 +58,13 @@ def _of_layer(model: Model, part: BlockParts) -> HeadWeights:
     answers, tried = _halves(part, directions), _halves(part, some)
     within = rounding(model.dtype)
     found = {name: _linear(answers[name], tried[name], some.float(), within) for name in _NAMES}
-    if found["v"] is None:
+    values = found.pop("v")
+    if values is None:
         raise ValueError(
             f"The values of {type(part.layer.attention).__name__} are no linear function of the normed residual "
             "stream, so heads have no weights by themselves."
         )
-    return HeadWeights(**found, o=part.layer.output_weights(model.n_heads).detach().float())
+    return HeadWeights(**found, v=values, o=part.layer.output_weights(model.n_heads).detach().float())
 
 
 def _halves(part: BlockParts, directions: Float[Tensor, "direction d_model"]) -> dict[str, Tensor]:

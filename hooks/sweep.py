@@ -140,8 +140,8 @@ class Replayed(Engine):
             logits = self._replayed(changes, [cells[index] for index in some], start, reached, small)
             out[some] = measure(torch.cat([earlier.expand(len(some), -1, -1, -1), logits], 2))
 
-        rows = self.pairs.base[:, start:].numel()
-        self.machine.in_batches(moving, limit, rows, compute, f"one patched cell of {self._prompts}")
+        of_cell = self.pairs.base[:, start:].numel()
+        self.machine.in_batches(moving, limit, of_cell, compute, f"one patched cell of {self._prompts}")
         return out
 
     def _changes(self, where: Tensor, skip: int, key: int | None, device: torch.device) -> Changes:

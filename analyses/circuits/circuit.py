@@ -122,8 +122,7 @@ class Circuit:
         if senders.sum() < len(gone):
             raise ValueError(f"{sorted(gone)} are not all nodes of this model; write them as 'L3H1' or 'MLP3'.")
         feeds, working = self.wiring.feeds, self._working(self.kept)
-        others = feeds[:, working & ~senders].any(1)
-        lost = feeds[:, senders].any(1) & ~others
+        lost = np.any(feeds[:, senders], 1) & ~np.any(feeds[:, working & ~senders], 1)
         return replace(self, kept=self.kept & ~senders[:, None] & ~lost[None])
 
     @property

@@ -54,7 +54,7 @@ def from_networkx(graph: nx.MultiDiGraph) -> Circuit:
     wiring = Wiring(int(sizes["n_heads"]), int(sizes["n_kv_heads"]), tuple(str(sizes["mlps"]).split(",")))
     rows, columns = ({str(node): at for at, node in enumerate(side)} for side in (wiring.senders, wiring.receivers))
     kept = np.zeros(wiring.possible.shape, bool)
-    scores, node_scores = np.full(kept.shape, np.nan, np.float32), np.full(kept.shape[0], np.nan, np.float32)
+    scores, node_scores = np.full(kept.shape, np.nan, np.float32), np.full(len(rows), np.nan, np.float32)
     for sender, reached, key, about in graph.edges(keys=True, data=True):
         receiver = _receiver(wiring, str(reached), str(key))
         if sender not in rows or receiver not in columns:

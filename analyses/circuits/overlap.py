@@ -105,8 +105,8 @@ def rank_biased_overlap(first: HeadMap, second: HeadMap, persistence: float = 0.
     Depth d weighs persistence ** d: at 0.9 the first ten hold 86% of the weight.
     """
     present = ~np.isnan(first.values - second.values)
-    ranked = [strongest(headmap.values[present][None], int(present.sum()))[0] for headmap in (first, second)]
-    return float(_agreement(*ranked, persistence))
+    one, other = (strongest(each.values[present][None], int(present.sum()))[0] for each in (first, second))
+    return float(_agreement(one, other, persistence))
 
 
 def rank_biased_by_chance(
