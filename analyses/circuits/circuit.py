@@ -13,6 +13,7 @@ from headlens.hooks.sites import Head, parse_heads
 from headlens.hooks.wiring import EMBED, LOGITS, Node, Wiring
 
 if TYPE_CHECKING:
+    import networkx
     import pandas
 
     from headlens.analyses.circuits.evaluation import Evaluation
@@ -177,6 +178,37 @@ class Circuit:
         from headlens.analyses.circuits.evaluation import evaluate
 
         return evaluate(self, model, task, ablation, **options)
+
+    def to_networkx(self) -> "networkx.MultiDiGraph":
+        """The circuit as a graph: see `headlens.analyses.circuits.graph`, which also reads one back."""
+        from headlens.analyses.circuits.graph import to_networkx
+
+        return to_networkx(self)
+
+    def to_graphml(self, path: str | Path) -> None:
+        """Write GraphML, which Gephi, Cytoscape and yEd read."""
+        from headlens.analyses.circuits.graph import write_graphml
+
+        write_graphml(self, path)
+
+    def to_node_link(self, path: str | Path) -> None:
+        """Write networkx's node-link JSON, which D3 and others draw."""
+        from headlens.analyses.circuits.graph import write_node_link
+
+        write_node_link(self, path)
+
+    def to_eap(self, model: "Model", path: str | Path) -> None:
+        """Write EAP-IG's graph JSON, which MIB's tools score: see `headlens.analyses.circuits.eap_json`."""
+        from headlens.analyses.circuits.eap_json import write_eap_json
+
+        write_eap_json(self, path, model.d_model)
+
+    @classmethod
+    def from_eap(cls, model: "Model", path: str | Path) -> "Circuit":
+        """Read EAP-IG's graph JSON of this model."""
+        from headlens.analyses.circuits.eap_json import read_eap_json
+
+        return read_eap_json(model, path)
 
     def save(self, path: str | Path) -> None:
         """Write the circuit to one safetensors file, atomically."""

@@ -12,8 +12,6 @@ from headlens.analyses.circuits.graph import (
     read_graphml,
     read_node_link,
     to_networkx,
-    write_graphml,
-    write_node_link,
 )
 from headlens.hooks.wiring import Wiring, wiring_of
 from tiny_models import held
@@ -127,9 +125,9 @@ def test_saved_and_loaded_whole(tmp_path):
 @pytest.mark.parametrize(
     "through",
     [
-        lambda c, path: from_networkx(to_networkx(c)),
-        lambda c, path: (write_graphml(c, path), read_graphml(path))[1],
-        lambda c, path: (write_node_link(c, path), read_node_link(path))[1],
+        lambda c, path: from_networkx(c.to_networkx()),
+        lambda c, path: (c.to_graphml(path), read_graphml(path))[1],
+        lambda c, path: (c.to_node_link(path), read_node_link(path))[1],
     ],
     ids=["networkx", "graphml", "node-link"],
 )
@@ -169,8 +167,8 @@ def circuit_of(model):
 def test_eap_files_hold_every_edge(name, tmp_path):
     model = held(name)
     circuit = circuit_of(model)
-    write_eap_json(circuit, tmp_path / "ioi.json", model.d_model)
-    again = read_eap_json(model, tmp_path / "ioi.json")
+    circuit.to_eap(model, tmp_path / "ioi.json")
+    again = Circuit.from_eap(model, tmp_path / "ioi.json")
     assert again == circuit and again.name == "ioi"
     assert np.allclose(again.scores, circuit.scores, equal_nan=True)
 
