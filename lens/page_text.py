@@ -36,9 +36,9 @@ def guide(by_metric: Mapping[str, Picture]) -> str:
 
 
 def in_words(headmap: HeadMap) -> str:
-    """The paragraph of what the map says of itself in words; nothing where it says nothing."""
+    """The paragraph of what the map says of itself in words, line by line; nothing where it says nothing."""
     words = headmap.provenance.get("in_words")
-    return "" if words is None else f'<p class="guide">{escape(str(words))}</p>\n'
+    return "" if words is None else f'<p class="guide">{escape(str(words)).replace("\n", "<br>")}</p>\n'
 
 
 def table(picture: Picture, metric: str) -> str:
