@@ -54,8 +54,8 @@ class Recalibrated:
 
     `masses` and `lse` are of the tempered row before any other change: each group's share of it (a learned sink has the
     rest), and the natural logarithm of what softmax divides by, the learned sink included (for a row that sees no key
-    the sink alone, or -inf). `idle` rows had something to give and nothing to receive it. `emptied` rows are left no key
-    by multipliers of 0 (the kernel counts among them rows whose keys have less attention beside the cut ones than
+    the sink alone, or -inf). `idle` rows had something to give and nothing to receive it. `emptied` rows are left no
+    key by multipliers of 0 (the kernel counts among them rows whose keys have less attention beside the cut ones than
     float32 can hold). A row that sees no key, or is left none, says 0.
     """
 

@@ -19,13 +19,12 @@ if TYPE_CHECKING:
     from headlens.analyses.circuits.find import find_circuit as find_circuit
     from headlens.analyses.circuits.repair import repair as repair
     from headlens.analyses.circuits.reuse import reuse as reuse
-    from headlens.analyses.circuits.roles import roles as roles
     from headlens.analyses.comparison import compare as compare
     from headlens.analyses.direct_logits import direct_logits as direct_logits
     from headlens.analyses.direct_parts import direct_parts as direct_parts
-    from headlens.analyses.edge_attribution import attribute_edges as attribute_edges
-    from headlens.analyses.edge_effects import edge_effects as edge_effects
-    from headlens.analyses.edge_map import EdgeMap as EdgeMap
+    from headlens.analyses.edges.edge_attribution import attribute_edges as attribute_edges
+    from headlens.analyses.edges.edge_effects import edge_effects as edge_effects
+    from headlens.analyses.edges.edge_map import EdgeMap as EdgeMap
     from headlens.analyses.edit_losses import edit_losses as edit_losses
     from headlens.analyses.english import english_windows as english_windows
     from headlens.analyses.english import text_windows as text_windows
@@ -33,8 +32,13 @@ if TYPE_CHECKING:
     from headlens.analyses.headmap import HeadMap as HeadMap
     from headlens.analyses.logit_lens import logit_lens as logit_lens
     from headlens.analyses.metrics import Metric as Metric
+    from headlens.analyses.multiple_choice.letter_mutations import letter_mutations as letter_mutations
+    from headlens.analyses.multiple_choice.letter_roles import letter_roles as letter_roles
+    from headlens.analyses.multiple_choice.low_rank_heads import low_rank as low_rank
+    from headlens.analyses.multiple_choice.output_nodes import output_nodes as output_nodes
     from headlens.analyses.patching import patch_sweep as patch_sweep
-    from headlens.analyses.paths import path_patch as path_patch
+    from headlens.analyses.paths.path_patching import path_patch as path_patch
+    from headlens.analyses.roles.roles import roles as roles
     from headlens.analyses.sinks import find_sinks as find_sinks
     from headlens.analyses.tasks import Task as Task
     from headlens.analyses.temperature import position_temperature as position_temperature
@@ -95,8 +99,12 @@ __all__ = [
     "gating_probe",
     "groups",
     "head_stats",
+    "letter_mutations",
+    "letter_roles",
     "load",
     "logit_lens",
+    "low_rank",
+    "output_nodes",
     "patch_sweep",
     "patch_until_sure",
     "path_patch",
@@ -123,7 +131,7 @@ _HOMES = {
     "Call": "headlens.hooks.edits",
     "ChoiceTask": "headlens.analyses.choice_task",
     "Circuit": "headlens.analyses.circuits.circuit",
-    "EdgeMap": "headlens.analyses.edge_map",
+    "EdgeMap": "headlens.analyses.edges.edge_map",
     "ForceRow": "headlens.hooks.row_edits",
     "Gate": "headlens.hooks.edits",
     "HeadMap": "headlens.analyses.headmap",
@@ -138,12 +146,12 @@ _HOMES = {
     "Task": "headlens.analyses.tasks",
     "Temperature": "headlens.hooks.row_edits",
     "attribute": "headlens.analyses.attribution",
-    "attribute_edges": "headlens.analyses.edge_attribution",
+    "attribute_edges": "headlens.analyses.edges.edge_attribution",
     "calibrate": "headlens.analyses.calibration",
     "compare": "headlens.analyses.comparison",
     "direct_logits": "headlens.analyses.direct_logits",
     "direct_parts": "headlens.analyses.direct_parts",
-    "edge_effects": "headlens.analyses.edge_effects",
+    "edge_effects": "headlens.analyses.edges.edge_effects",
     "edit_losses": "headlens.analyses.edit_losses",
     "english_windows": "headlens.analyses.english",
     "faithfulness_curve": "headlens.analyses.circuits.curves",
@@ -151,15 +159,19 @@ _HOMES = {
     "find_sinks": "headlens.analyses.sinks",
     "gating_probe": "headlens.analyses.head_gating",
     "head_stats": "headlens.analyses.attention_statistics",
+    "letter_mutations": "headlens.analyses.multiple_choice.letter_mutations",
+    "letter_roles": "headlens.analyses.multiple_choice.letter_roles",
     "load": "headlens.models",
     "logit_lens": "headlens.analyses.logit_lens",
+    "low_rank": "headlens.analyses.multiple_choice.low_rank_heads",
+    "output_nodes": "headlens.analyses.multiple_choice.output_nodes",
     "patch_sweep": "headlens.analyses.patching",
     "patch_until_sure": "headlens.analyses.until_sure",
-    "path_patch": "headlens.analyses.paths",
+    "path_patch": "headlens.analyses.paths.path_patching",
     "position_temperature": "headlens.analyses.temperature",
     "repair": "headlens.analyses.circuits.repair",
     "reuse": "headlens.analyses.circuits.reuse",
-    "roles": "headlens.analyses.circuits.roles",
+    "roles": "headlens.analyses.roles.roles",
     "temperature_slopes": "headlens.analyses.temperature",
     "text_windows": "headlens.analyses.english",
     "verify": "headlens.analyses.verification",

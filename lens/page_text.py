@@ -38,7 +38,8 @@ def guide(by_metric: Mapping[str, Picture]) -> str:
 def in_words(headmap: HeadMap) -> str:
     """The paragraph of what the map says of itself in words, line by line; nothing where it says nothing."""
     words = headmap.provenance.get("in_words")
-    return "" if words is None else f'<p class="guide">{escape(str(words)).replace("\n", "<br>")}</p>\n'
+    lines = "" if words is None else escape(str(words)).replace("\n", "<br>")
+    return f'<p class="guide">{lines}</p>\n' if lines else ""
 
 
 def table(picture: Picture, metric: str) -> str:

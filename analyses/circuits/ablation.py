@@ -19,7 +19,7 @@ from headlens.analyses.patching import run_plan
 from headlens.analyses.run_metrics import run_metrics
 from headlens.analyses.sweep_plan import Plan
 from headlens.analyses.task import Task
-from headlens.hooks.edge_run import run_edges
+from headlens.hooks.edges.edge_run import run_edges
 from headlens.hooks.model import Model
 from headlens.hooks.sites import parse_heads
 

@@ -14,7 +14,7 @@ import numpy as np
 from headlens.analyses.circuits.ablation import Ablation
 from headlens.analyses.circuits.circuit import Circuit
 from headlens.analyses.circuits.find import circuit_of_edges, circuit_of_heads
-from headlens.analyses.edge_map import EdgeMap
+from headlens.analyses.edges.edge_map import EdgeMap
 from headlens.analyses.headmap import HeadMap
 from headlens.analyses.metrics import AnyMetric, named
 from headlens.analyses.provenance import origin

@@ -14,8 +14,8 @@ import numpy as np
 
 from headlens.analyses.circuits.circuit import Circuit
 from headlens.analyses.circuits.pruning import prune_edges
-from headlens.analyses.edge_attribution import attribute_edges
-from headlens.analyses.edge_map import EdgeMap
+from headlens.analyses.edges.edge_attribution import attribute_edges
+from headlens.analyses.edges.edge_map import EdgeMap
 from headlens.analyses.metrics import AnyMetric
 from headlens.analyses.patching import patch_sweep
 from headlens.analyses.provenance import origin

@@ -9,11 +9,11 @@ from headlens.analyses.metrics import Metric, tokens_of
 from headlens.analyses.prompt_groups import PromptGroup, group_prompts, group_whole_prompts
 from headlens.analyses.sources import other_prompts
 from headlens.analyses.task import Task
-from headlens.hooks.edge_ground import Ground, ground_of_run, ground_of_values
-from headlens.hooks.edge_run import run_edges
+from headlens.hooks.edges.edge_ground import Ground, ground_of_run, ground_of_values
+from headlens.hooks.edges.edge_run import run_edges
+from headlens.hooks.edges.node_means import means, positional_means, zeros
+from headlens.hooks.edges.node_values import NodeValues, record_values
 from headlens.hooks.model import Model
-from headlens.hooks.node_means import means, positional_means, zeros
-from headlens.hooks.node_values import NodeValues, record_values
 from headlens.hooks.reading import Read
 from headlens.hooks.wiring import wiring_of
 

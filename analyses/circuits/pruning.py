@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from headlens.analyses.circuits.ablation import Ablation
 from headlens.analyses.circuits.circuit import Circuit
-from headlens.analyses.edge_map import EdgeMap
+from headlens.analyses.edges.edge_map import EdgeMap
 from headlens.analyses.metrics import AnyMetric, named
 from headlens.analyses.provenance import origin
 from headlens.analyses.run_metrics import run_metrics

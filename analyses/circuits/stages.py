@@ -13,7 +13,7 @@ import numpy as np
 
 from headlens.analyses.headmap import HeadMap
 from headlens.analyses.metrics import AnyMetric
-from headlens.analyses.paths import path_patch
+from headlens.analyses.paths.path_patching import path_patch
 from headlens.analyses.positions import Position
 from headlens.analyses.stability import strongest
 from headlens.analyses.task import Task

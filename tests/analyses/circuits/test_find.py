@@ -5,7 +5,7 @@ import pytest
 
 from headlens.analyses.circuits.curves import faithfulness_curve
 from headlens.analyses.circuits.find import find_circuit
-from headlens.analyses.edge_attribution import attribute_edges
+from headlens.analyses.edges.edge_attribution import attribute_edges
 from headlens.analyses.patching import patch_sweep
 from planted_circuit import EDGES, HEADS_INSIDE, planted_model, planted_task
 

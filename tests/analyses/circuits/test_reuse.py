@@ -8,7 +8,7 @@ import pytest
 from headlens.analyses.circuits.reuse import reuse
 from headlens.analyses.circuits.stages import STAGES, Stage, on_top, share_of, stage_maps
 from headlens.analyses.headmap import HeadMap
-from headlens.analyses.paths import path_patch
+from headlens.analyses.paths.path_patching import path_patch
 from planted_circuit import planted_model, planted_task
 from tiny_models import held
 from tiny_tasks import task_of

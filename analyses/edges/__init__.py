@@ -1,0 +1,1 @@
+"""Edges between senders and receivers: attributed, patched exactly, and as maps."""

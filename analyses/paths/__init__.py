@@ -1,0 +1,1 @@
+"""Path patching: whom does each head speak to?"""

@@ -1,0 +1,1 @@
+"""What heads do: roles with their evidence."""
