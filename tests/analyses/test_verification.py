@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from headlens.analyses import verification
+from headlens.analyses import screening
 from headlens.analyses.attribution import attribute
 from headlens.analyses.patching import patch_sweep
 from headlens.analyses.verification import verify
@@ -63,9 +63,9 @@ def test_a_misleading_ranking_is_found_out():
 
 def test_bounds_against_scipy():
     interval = stats.binomtest(2, 30).proportion_ci(0.9, method="exact")
-    assert verification._upper_bound(2, 30) == pytest.approx(interval.high)
-    assert verification._upper_bound(0, 0) == 1.0
-    assert verification._fisher(1.0, 10) == (1.0, 1.0)
+    assert screening._upper_bound(2, 30) == pytest.approx(interval.high)
+    assert screening._upper_bound(0, 0) == 1.0
+    assert screening._fisher(1.0, 10) == (1.0, 1.0)
 
 
 def test_the_interval_of_a_rank_correlation_holds_the_truth():
@@ -73,7 +73,7 @@ def test_the_interval_of_a_rank_correlation_holds_the_truth():
     truth = 6 / np.pi * np.arcsin(0.6 / 2)  # Spearman's correlation of two normal variables correlated by 0.6
     for _ in range(400):
         pair = draw.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], 20)
-        low, high = verification._fisher(float(stats.spearmanr(*pair.T).statistic), 20)
+        low, high = screening._fisher(float(stats.spearmanr(*pair.T).statistic), 20)
         hits += low < truth < high
     # a little wide for samples this small
     assert 0.92 < hits / 400 < 0.995
