@@ -14,6 +14,11 @@ from headlens.analyses.ioi import ioi as ioi
 from headlens.analyses.lettered import lettered as lettered
 from headlens.analyses.pronouns import pronouns as pronouns
 from headlens.analyses.task import Task as Task
+from headlens.analyses.vision.scene_samples import scene_descriptions as scene_descriptions
+from headlens.analyses.vision.scene_samples import scene_questions
+
+# pictures with questions, as Samples
+scenes = scene_questions
 
 REGISTRY: dict[str, Callable[..., Task]] = {
     "ioi": ioi,

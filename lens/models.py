@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headlens.bundled import bundled_folder
 from headlens.cache import check, model_folder
 from headlens.catalogue import CATALOGUE, near_names
 from headlens.fetch import fetch, repair_command
@@ -31,10 +32,10 @@ def load(
 ) -> "Model":
     """Load a model and look through it, ready to record and edit.
 
-    `what` is a name of the catalogue ("smollm2-135m", fetched on first use), a Hugging Face id, a folder, a
-    transformers model, or a TransformerLens TransformerBridge. `tokenizer` goes with a model object, and
-    replaces the tokenizer or processor that comes with a name. Weights are float32, on the GPU if there is
-    one, unless `dtype` ("bfloat16") or `device` ("cpu", "cuda:1") say otherwise; an object is taken as it is,
+    `what` is a name of the catalogue ("smollm2-135m", fetched on first use), "tiny-vlm" (which comes with headlens), a
+    Hugging Face id, a folder, a transformers model, or a TransformerLens TransformerBridge. `tokenizer` goes with a
+    model object, and replaces the tokenizer or processor that comes with a name. Weights are float32, on the GPU if
+    there is one, unless `dtype` ("bfloat16") or `device` ("cpu", "cuda:1") say otherwise; an object is taken as it is,
     its parameters shared; one that a `device_map` spread over several GPUs, the CPU or disk stays where it is.
     Anything that cannot be loaded is a ValueError that says what to do.
     """
@@ -82,6 +83,8 @@ def find(what: str | Path) -> Path:
     if what in CATALOGUE:
         folder = model_folder(str(what))
         return folder if folder.exists() else fetch(str(what))
+    if (inside := bundled_folder(str(what))) is not None:
+        return inside
     if (path := Path(what).expanduser()).is_dir():
         return path.resolve()
     if _looks_like_path(what):
