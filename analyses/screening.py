@@ -5,11 +5,14 @@ effects (Spearman's rank correlation), and how many cells outside the first k ma
 cells sampled, none or few were, which bounds their share (Clopper and Pearson's exact interval).
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
+from headlens.analyses.metrics import AnyMetric
 from headlens.analyses.rank_correlation import spearman
 
 LEVEL = 0.95
@@ -85,6 +88,21 @@ def choose(values: np.ndarray, k: int, sample: int, seed: int) -> Chosen:
         )
     first = present[np.argsort(-np.abs(flat[present]), kind="stable")[:k]]
     return Chosen(flat, first, np.random.default_rng(seed).choice(present, sample, replace=False))
+
+
+def metric_of(
+    name: str, about: Mapping[str, Any], metric: AnyMetric | None, needed: Sequence[str], maker: str
+) -> AnyMetric:
+    """The metric that a map was made with, which only the caller has where it is a function of theirs.
+
+    ValueError for a map that does not say all that is `needed` to patch it, as those of `maker` do.
+    """
+    missing = [key for key in needed if key not in about]
+    if missing:
+        raise ValueError(f"The map {name!r} does not say its {missing[0]}; verify takes maps from {maker}.")
+    if "metric_keys" in about and metric is None:
+        raise ValueError(f"The map was made with the metric {about['metric']!r}, a function; give it again: metric=...")
+    return about["metric"] if metric is None else metric
 
 
 def _fisher(correlation: float, n: int) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from headlens.analyses.edges.verified_edges import VerifiedEdges, verify_edges
 from headlens.analyses.headmap import HeadMap
 from headlens.analyses.metrics import AnyMetric
 from headlens.analyses.patching import run_plan
-from headlens.analyses.screening import Screened, choose
+from headlens.analyses.screening import Screened, choose, metric_of
 from headlens.analyses.sweep_plan import Plan, plan
 from headlens.analyses.task import Task
 from headlens.hooks.model import Model
@@ -100,12 +100,7 @@ def verify(
 
 def _plan_of(ranked: HeadMap, metric: AnyMetric | None) -> Plan:
     about = ranked.provenance
-    missing = [key for key in ("site", "metric", "direction") if key not in about]
-    if missing:
-        raise ValueError(f"The map {ranked.name!r} does not say its {missing[0]}; verify takes maps from attribute.")
-    if "metric_keys" in about and metric is None:
-        raise ValueError(f"The map was made with the metric {about['metric']!r}, a function; give it again: metric=...")
+    wanted = metric_of(ranked.name, about, metric, ("site", "metric", "direction"), "attribute")
     if about.get("source", "other") != "other" or "heads" in about:
         raise ValueError(f"The map {ranked.name!r} was patched already; verify takes estimates, from attribute.")
-    wanted = about["metric"] if metric is None else metric
     return plan(about["site"], ranked.dims, wanted, about["direction"], positions=about.get("positions"))

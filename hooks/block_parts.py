@@ -7,7 +7,7 @@ architecture needs no code here.
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from headlens.hooks.base_run import Base, BaseLayer
 from headlens.hooks.discover import Layer
 from headlens.hooks.intercept import Attention, placed
+from headlens.hooks.leaving import Leaving, Left, telling
 from headlens.hooks.model import Model
-from headlens.hooks.output import alone, first_tensor
+from headlens.hooks.output import alone
 from headlens.hooks.shadow import shadowed
 from headlens.hooks.suffix_run import run_suffix
 
@@ -37,24 +38,19 @@ class BlockParts:
     def attention(self, hidden: Float[Tensor, "row suffix d_model"]) -> Attention:
         """The query, key and value that the attention makes of the block's input; its mask is of no use."""
         found: list[Attention] = []
-
-        def listen(module: nn.Module, call: Attention) -> NoReturn:
-            found.append(call)
-            raise _Known
-
-        with placed({self.layer.attention: listen}), suppress(_Known):
+        with placed({self.layer.attention: telling(found.append)}), suppress(Left):
             self.layer.block(hidden, *self.args, **self.kwargs)
         return found[0]
 
     def mlp(self, hidden: Float[Tensor, "row suffix d_model"]) -> Float[Tensor, "row suffix d_model"]:
         """What the MLP writes where its own input, before its norm, is `hidden`."""
         assert self.layer.mlp is not None  # asked only of layers that have one
-        silent, leaving = alone(self.kept.attention_out, torch.zeros_like(hidden)), _Leaving(self.layer.mlp.forward)
+        silent, leaving = alone(self.kept.attention_out, torch.zeros_like(hidden)), Leaving(self.layer.mlp.forward)
         shadows: dict[nn.Module, Callable[..., Any]] = {
             self.layer.attention: lambda *_, **__: silent,
             self.layer.mlp: leaving,
         }
-        with shadowed(shadows), suppress(_Known):
+        with shadowed(shadows), suppress(Left):
             self.layer.block(hidden, *self.args, **self.kwargs)
         # OPT flattens batch and position before its MLP
         return leaving.found[0].view_as(hidden)
@@ -99,19 +95,3 @@ def _hollow(model: Model, base: Base, tokens: Int[Tensor, "prompt pos"]) -> list
     shadows[unembedding] = lambda hidden: hidden
     run_suffix(model, tokens[:, base.start :], base.start, {}, shadows)
     return noted
-
-
-class _Known(Exception):
-    """Leaves a block once the part that is wanted is known."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Leaving:
-    """The MLP's forward, whose output is kept in place of going on."""
-
-    original: Callable[..., Any]
-    found: list[Tensor] = field(default_factory=list)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
-        self.found.append(first_tensor(self.original(*args, **kwargs)))
-        raise _Known

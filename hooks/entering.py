@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 
 from headlens.hooks.base_run import BaseLayer
 from headlens.hooks.discover import Layer
+from headlens.hooks.leaving import Leaving, Left
 from headlens.hooks.output import alone, first_tensor
 from headlens.hooks.shadow import shadowed
 
@@ -66,9 +67,9 @@ class Entering:
         rows = torch.cat([hidden[: self.running], *before])
         known = []
         if len(rows) or behind:
-            attended = _Stopping(self.layer.attention.forward)
+            attended = Leaving(self.layer.attention.forward)
             if len(rows):
-                with shadowed({self.layer.attention: attended}), suppress(_Attended):
+                with shadowed({self.layer.attention: attended}), suppress(Left):
                     self.original(rows, *args, **kwargs)
             attention_out = torch.cat([*attended.found, *behind])[:, self.wanted]
             with shadowed(self._behind_the_attention(attention_out)):
@@ -88,22 +89,6 @@ class Entering:
         if self.entry is not None and self.entry.place == "addition" and addition is not self.layer.output_projection:
             shadows[addition] = _Ending(addition.forward, self.entry.value[:, :, self.wanted].flatten(0, 1))
         return shadows
-
-
-class _Attended(Exception):
-    """Leaves a block once its attention is done."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Stopping:
-    """The attention's forward, whose output is kept in place of going on."""
-
-    original: Callable[..., Any]
-    found: list[Tensor] = field(default_factory=list)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self.found.append(first_tensor(self.original(*args, **kwargs)))
-        raise _Attended
 
 
 @dataclass(frozen=True, eq=False)

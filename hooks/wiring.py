@@ -6,7 +6,7 @@ computes after it (edges as in 2310.10348 and 2403.17806, with shared keys and v
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -101,4 +101,10 @@ class Wiring:
 def wiring_of(model: Model) -> Wiring:
     """The wiring of a model's main tower."""
     mlps = tuple("none" if each.mlp is None else "beside" if each.middle is None else "after" for each in model.layers)
-    return Wiring(model.n_heads, model.n_kv_heads, mlps)
+    return _wiring(model.n_heads, model.n_kv_heads, mlps)
+
+
+@cache
+def _wiring(n_heads: int, n_kv_heads: int, mlps: tuple[str, ...]) -> Wiring:
+    """One for all runs of equal models, since its matrices take longer to make than a small run."""
+    return Wiring(n_heads, n_kv_heads, mlps)

@@ -1,13 +1,11 @@
 """The kernels' bench for a person: whether it can run here, and its rows as lines and as CSV."""
 
-import csv
-import io
 from collections.abc import Sequence
-from dataclasses import asdict, fields
 from importlib.metadata import version
 
 import torch
 
+from headlens.bench_csv import rows_as_csv
 from headlens.bench_report import device_name
 from headlens.device import default_device
 from headlens.kernels.bench import Row
@@ -59,10 +57,4 @@ def as_csv(rows: Sequence[Row], device: torch.device) -> str:
         **{name: version(name) for name in ("torch", "triton")},
         "cuda": torch.version.cuda,
     }
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, [*(field.name for field in fields(Row)), *about], lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        short = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in asdict(row).items()}
-        writer.writerow({**short, **about})
-    return buffer.getvalue()
+    return rows_as_csv(Row, rows, about)

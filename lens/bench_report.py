@@ -1,16 +1,14 @@
 """The rows of a bench as lines for a person and as CSV, with what they were measured on."""
 
-import csv
-import io
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, fields
 from importlib.metadata import version
 from typing import Any
 
 import torch
 
 from headlens.bench import Row
+from headlens.bench_csv import rows_as_csv
 from headlens.bench_job import Job
 from headlens.device import parse_device
 
@@ -60,13 +58,7 @@ def as_csv(rows: Sequence[Row], job: Job, prompts: str) -> str:
         "threads": job.threads,
         **{name: version(name) for name in ("torch", "transformers")},
     }
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, [*(field.name for field in fields(Row)), *about], lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        short = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in asdict(row).items()}
-        writer.writerow({**short, **about})
-    return buffer.getvalue()
+    return rows_as_csv(Row, rows, about)
 
 
 def device_name(device: torch.device) -> str:

@@ -5,14 +5,12 @@ of its own grows by at most, with no model in it.
 """
 
 import contextlib
-import csv
-import io
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +22,7 @@ from torch import Tensor
 from headlens.analyses.attention_statistics import DEFAULT
 from headlens.analyses.row_readings import STATISTICS
 from headlens.analyses.row_tally import Tally
+from headlens.bench_csv import rows_as_csv
 from headlens.bench_report import device_name
 from headlens.hooks.clock import Clock
 from headlens.hooks.intercept import Attention
@@ -76,13 +75,7 @@ def described(rows: Sequence[StatsRow]) -> str:
 def as_csv(rows: Sequence[StatsRow]) -> str:
     """The rows as CSV, each with what it was measured on."""
     about = {"device": device_name(_CPU), "torch": version("torch")}
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, [*(field.name for field in fields(StatsRow)), *about], lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        short = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in asdict(row).items()}
-        writer.writerow({**short, **about})
-    return buffer.getvalue()
+    return rows_as_csv(StatsRow, rows, about)
 
 
 def in_blocks(call: Attention) -> Tensor:

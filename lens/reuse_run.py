@@ -68,6 +68,7 @@ def _source(task: str, drawn: Mapping[str, Any]) -> Source:
 
 def run(work: Asked, folder: Path, fresh: bool) -> str:
     """Carry the run out in its folder, and say in words what was found. ValueError for whatever does not fit."""
+    from headlens.analyses.atomic import write_text
     from headlens.analyses.circuits.reuse import reuse
     from headlens.models import load
 
@@ -80,7 +81,7 @@ def run(work: Asked, folder: Path, fresh: bool) -> str:
     lines = [found.described()]
     if work.protocol is not None:
         repaired = _repaired(model, tasks, work.protocol)
-        repaired.to_frame().to_csv(folder / REPAIR_FILE, index=False)
+        write_text(folder / REPAIR_FILE, repaired.to_frame().to_csv(index=False, lineterminator="\n"))
         written.append(REPAIR_FILE)
         lines += [repaired.described(), beside_published(found, repaired, work.protocol)]
     return "\n".join([*lines, f"Wrote {', '.join(written)} and maps/ in {folder}"])

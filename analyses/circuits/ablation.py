@@ -78,10 +78,19 @@ class Ablation:
                     bar.update(len(values))
         return found
 
-    @cached_property
+    @property
     def whole(self) -> np.ndarray:
         """The metric of the whole model on each prompt [prompt]."""
-        return run_metrics(self.model, self.task, self.metric)[0]
+        return self._runs[0]
+
+    @property
+    def corrupted(self) -> np.ndarray:
+        """The metric of the corrupted run on each prompt [prompt]."""
+        return self._runs[1]
+
+    @cached_property
+    def _runs(self) -> tuple[np.ndarray, np.ndarray]:
+        return run_metrics(self.model, self.task, self.metric)
 
     @cached_property
     def _grounds(self) -> list[Grounded]:

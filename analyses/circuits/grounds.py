@@ -7,15 +7,14 @@ from torch import Tensor
 
 from headlens.analyses.metrics import Metric, tokens_of
 from headlens.analyses.prompt_groups import PromptGroup, group_prompts, group_whole_prompts
+from headlens.analyses.run_metrics import logits_at_end
 from headlens.analyses.sources import other_prompts
 from headlens.analyses.task import Task
 from headlens.hooks.edges.edge_ground import Ground, ground_of_run, ground_of_values
-from headlens.hooks.edges.edge_run import run_edges
 from headlens.hooks.edges.node_means import means, positional_means, zeros
 from headlens.hooks.edges.node_values import NodeValues, record_values
 from headlens.hooks.model import Model
 from headlens.hooks.reading import Read
-from headlens.hooks.wiring import wiring_of
 
 # Prompts of one group.
 _AT_ONCE = 32
@@ -43,12 +42,12 @@ def grounded(model: Model, task: Task, metric: Metric, source: str, seed: int) -
         others = task.corrupted_tokens if paired else task.corrupted_tokens[other_prompts(task, seed)]
         for group in (group_prompts if paired else group_whole_prompts)(task, _AT_ONCE):
             clean, other = (group.rows(tokens).to(model.device) for tokens in (task.clean_tokens, others))
-            yield _ready(model, task, metric, group, ground_of_run(model, clean, other, group.start))
+            yield _ready(model, task, metric, group, clean, ground_of_run(model, clean, other, group.start))
         return
     values = _fixed(model, task, source)
     for group in group_whole_prompts(task, _AT_ONCE):
         clean = group.rows(task.clean_tokens).to(model.device)
-        yield _ready(model, task, metric, group, ground_of_values(model, clean, values))
+        yield _ready(model, task, metric, group, clean, ground_of_values(model, clean, values))
 
 
 def _fixed(model: Model, task: Task, source: str) -> NodeValues:
@@ -58,9 +57,8 @@ def _fixed(model: Model, task: Task, source: str) -> NodeValues:
     return zeros(next(runs)) if source == "zero" else means(runs) if source == "mean" else positional_means(runs)
 
 
-def _ready(model: Model, task: Task, metric: Metric, group: PromptGroup, ground: Ground) -> Grounded:
+def _ready(model: Model, task: Task, metric: Metric, group: PromptGroup, clean: Tensor, ground: Ground) -> Grounded:
     own = task.subset(group.indices)
     tokens = tokens_of([metric], own)
     read = Read(None if tokens is None else tokens.to(model.device))
-    everything = wiring_of(model).possible[None]
-    return Grounded([*group.indices], own, ground, read, run_edges(model, ground, everything, read)[0].float())
+    return Grounded([*group.indices], own, ground, read, logits_at_end(model, clean, tokens))

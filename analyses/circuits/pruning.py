@@ -16,7 +16,6 @@ from headlens.analyses.circuits.circuit import Circuit
 from headlens.analyses.edges.edge_map import EdgeMap
 from headlens.analyses.metrics import AnyMetric, named
 from headlens.analyses.provenance import origin
-from headlens.analyses.run_metrics import run_metrics
 from headlens.analyses.task import Task
 from headlens.hooks.model import Model
 from headlens.hooks.wiring import wiring_of
@@ -40,9 +39,8 @@ def prune_edges(
     if threshold <= 0:
         raise ValueError(f"threshold={threshold} was given; expected a share of the metric's difference above 0.")
     wiring, chosen = wiring_of(model), named(task.metric if metric is None else metric)
-    clean, corrupted = run_metrics(model, task, chosen)
-    least = threshold * abs(float(clean.mean() - corrupted.mean()))
     ablated = Ablation(model, task, chosen)
+    least = threshold * abs(float(ablated.whole.mean() - ablated.corrupted.mean()))
     circuit = start or Circuit(wiring, wiring.possible)
     value = _mean(ablated, circuit)
     edges = [tuple(edge) for edge in np.argwhere(circuit.kept)]

@@ -18,6 +18,7 @@ from headlens.analyses.positions import Position
 from headlens.analyses.stability import strongest
 from headlens.analyses.task import Task
 from headlens.hooks.model import Model
+from headlens.hooks.sites import parse_head
 
 Keeping = Callable[[str, Callable[[], HeadMap]], HeadMap]
 
@@ -96,7 +97,7 @@ def stage_maps(
             continue
         if stage.behind not in found:
             raise ValueError(f"Stage {stage.name!r} is behind {stage.behind!r}, which does not come before it.")
-        heads = [label for label in on_top(found[stage.behind], top) if not label.startswith("L0H")]
+        heads = [label for label in on_top(found[stage.behind], top) if parse_head(label).layer > 0]
         if not heads:
             break
         receivers = [(head, component) for head in heads for component in stage.components]

@@ -9,7 +9,7 @@ from headlens.analyses.edges.edge_effects import edge_effects
 from headlens.analyses.edges.edge_map import EdgeMap
 from headlens.analyses.edges.edge_samples import EdgeEffects
 from headlens.analyses.metrics import AnyMetric
-from headlens.analyses.screening import Screened, choose
+from headlens.analyses.screening import Screened, choose, metric_of
 from headlens.analyses.task import Task
 from headlens.hooks.model import Model
 
@@ -55,16 +55,9 @@ def verify_edges(
     ValueError for k or sample out of range, or a map that does not say its metric and direction.
     """
     about = ranked.provenance
-    missing = [key for key in ("metric", "direction") if key not in about]
-    if missing:
-        raise ValueError(
-            f"The map {ranked.name!r} does not say its {missing[0]}; verify takes maps from attribute_edges."
-        )
-    if "metric_keys" in about and metric is None:
-        raise ValueError(f"The map was made with the metric {about['metric']!r}, a function; give it again: metric=...")
+    wanted = metric_of(ranked.name, about, metric, ("metric", "direction"), "attribute_edges")
     cells = choose(ranked.values, k, sample, seed)
     places = [divmod(int(at), ranked.values.shape[1]) for at in cells.every]
     edges = [(ranked.senders[sender], ranked.receivers[receiver]) for sender, receiver in places]
-    wanted = about["metric"] if metric is None else metric
     exact = edge_effects(model, task, edges, wanted, about["direction"], progress=progress)
     return VerifiedEdges(**asdict(cells.screened(exact.to_map().values.reshape(-1))), exact=exact, ranked=ranked)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from headlens.analyses.multiple_choice.estimates import Estimate, estimate
 from headlens.analyses.multiple_choice.letter_attention import LetterAttention, letter_attention
 from headlens.analyses.provenance import origin
 from headlens.analyses.task import Task
+from headlens.analyses.thresholds import check_thresholds
 from headlens.hooks.model import Model
 
 if TYPE_CHECKING:
@@ -125,9 +125,7 @@ def letter_roles(
         "last": last,
         "gain": gain,
     }
-    for name, value in thresholds.items():
-        if not (isfinite(value) and value > 0):
-            raise ValueError(f"{name}={value} was given; expected a threshold above 0.")
+    check_thresholds(thresholds)
     read = letter_attention(model, task, heads, memory)
     evidence, fixed, boosted = evidence_of(read, task.templates, level)
     classes = tuple(_classes({name: each.value for name, each in evidence.items()}, thresholds))

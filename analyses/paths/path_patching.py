@@ -29,7 +29,7 @@ from headlens.hooks.host_memory import keep_freed_memory
 from headlens.hooks.model import Model
 from headlens.hooks.packing import packed_linears
 from headlens.hooks.paths.path_run import PathRun
-from headlens.hooks.paths.plain_paths import PlainPaths, why_not_exact
+from headlens.hooks.paths.plain_paths import PlainPaths, why_not_by_replay
 from headlens.hooks.paths.receivers import Receivers, receivers_of
 from headlens.hooks.reading import Read
 from headlens.hooks.sites import Head, parse_heads
@@ -140,7 +140,7 @@ def _why_not(model: Model, task: Task, plan: Plan, parts: list[Part], heads: lis
     if part is None:
         # only positions at which the runs agree: all effects are 0
         return None
-    return why_not_exact(model, _pairs(model, task, plan, part), part.stage, sorted({heads[0], heads[-1]}))
+    return why_not_by_replay(model, _pairs(model, task, plan, part), part.stage, sorted({heads[0], heads[-1]}))
 
 
 def _pairs(model: Model, task: Task, plan: Plan, part: Part) -> Pairs:

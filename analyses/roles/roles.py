@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from headlens.analyses.roles.named_words import attention_to_words
 from headlens.analyses.roles.repetition import repetition
 from headlens.analyses.roles.role_rules import MOVERS, ON_TASK, ROLES, strengths
 from headlens.analyses.task import Task
+from headlens.analyses.thresholds import check_thresholds
 from headlens.hooks.model import Model
 from headlens.hooks.nearest import did_you_mean
 from headlens.hooks.sites import Head
@@ -168,9 +168,7 @@ def roles(
         "copy": copy,
         "inhibition": inhibition,
     }
-    for name, value in thresholds.items():
-        if not (isfinite(value) and value > 0):
-            raise ValueError(f"{name}={value} was given; expected a threshold above 0.")
+    check_thresholds(thresholds)
     refuse_unfit(model, task)
     evidence = {
         **repetition(model, length, sequences, seed, progress),

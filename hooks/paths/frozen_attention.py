@@ -3,30 +3,19 @@
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from headlens.hooks.base_run import BaseLayer
-from headlens.hooks.intercept import Attention, Listener, placed
+from headlens.hooks.intercept import Attention, placed
+from headlens.hooks.leaving import Left, telling
 from headlens.hooks.output import alone, first_tensor
 
 # Told a layer's attention call of all cells that have entered below it.
 Hear = Callable[[Attention], None]
 Forward = Callable[..., Any]
-
-
-class _Heard(Exception):
-    """Leaves an attention module once its query, key and value are known."""
-
-
-def _telling(hear: Hear) -> Listener:
-    def listen(module: nn.Module, call: Attention) -> NoReturn:
-        hear(call)
-        raise _Heard
-
-    return listen
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +29,7 @@ class Frozen:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.hear is not None:
-            with placed({self.attention: _telling(self.hear)}), suppress(_Heard):
+            with placed({self.attention: telling(self.hear)}), suppress(Left):
                 self.original(*args, **kwargs)
         said, hidden = first_tensor(self.kept.attention_out), args[0] if args else kwargs["hidden_states"]
         return alone(self.kept.attention_out, said.repeat(len(hidden) // len(said), 1, 1))
@@ -57,6 +46,6 @@ class Front:
     original: Forward  # the block's own forward
 
     def __call__(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        with placed({self.attention: _telling(self.hear)}), suppress(_Heard):
+        with placed({self.attention: telling(self.hear)}), suppress(Left):
             self.original(hidden if self.rows is None else self.rows, *args, **kwargs)
         return alone(self.kept.block_out, hidden)

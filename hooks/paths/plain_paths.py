@@ -4,7 +4,7 @@ A stage is tried on real senders before it is trusted, and falls back on this wh
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 
 import torch
@@ -12,16 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headlens.hooks.edits import Call
-from headlens.hooks.halving import within_memory
 from headlens.hooks.model import Model
 from headlens.hooks.paths.path_run import PathRun
 from headlens.hooks.paths.path_stage import Stage
 from headlens.hooks.plain import Plain
-from headlens.hooks.reading import Read
-from headlens.hooks.sites import MAIN, Head, Site
+from headlens.hooks.sites import Head, Site
 from headlens.hooks.sweep import Measure, Pairs
 from headlens.hooks.taps import Where
-from headlens.hooks.trial import EXACT
+from headlens.hooks.trial import why_not_exact
 from headlens.hooks.wiring import Node
 
 _SITES = {"q": "rot_q", "k": "rot_k", "v": "v"}
@@ -92,25 +90,13 @@ class PlainPaths:
         return logits if tokens is None else logits.gather(2, tokens[:, None]), kept
 
 
-def why_not_exact(model: Model, pairs: Pairs, stage: Stage, senders: Sequence[Head]) -> str | None:
+def why_not_by_replay(model: Model, pairs: Pairs, stage: Stage, senders: Sequence[Head]) -> str | None:
     """None if the engine is exact on this model, else the reason; tried on these senders of the first prompt."""
-    if not model.towers[MAIN].is_causal:
-        return f"{type(model.hf).__name__} is not causal"
-    tokens = pairs.read.tokens
-    first = Read(None if tokens is None else tokens[:1], pairs.read.last)
-    alone = replace(pairs, base=pairs.base[:1], other=pairs.other[:1], read=first)
-    try:
-        got = PathRun.of(model, alone, stage).patched(senders, lambda logits: logits)
-        with within_memory(f"whole forwards of one prompt of {pairs.base.shape[1]} tokens"):
-            want = PlainPaths.of(model, alone, stage).patched(senders, lambda logits: logits)
-        error = float((got - want).abs().max())
-        exact = EXACT if model.dtype in (torch.float32, torch.float64) else 0.1
-        if error > exact * max(1.0, float(want.abs().max())):
-            return f"replaying {type(model.hf).__name__} is off by {error:.2g}"
-    except (TypeError, RuntimeError, AttributeError, KeyError, IndexError) as problem:
-        # whatever an unusual architecture trips over on the fast path, the plain one is right
-        return f"{type(model.hf).__name__} cannot be replayed ({type(problem).__name__}: {problem})"
-    return None
+    engine, whole = (
+        lambda alone, kind=kind: kind.of(model, alone, stage).patched(senders, lambda logits: logits)
+        for kind in (PathRun, PlainPaths)
+    )
+    return why_not_exact(model, pairs, engine, whole)
 
 
 def _site(node: Node) -> str:

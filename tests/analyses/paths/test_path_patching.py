@@ -193,7 +193,7 @@ def test_a_model_that_cannot_be_replayed_is_patched_by_plain_forwards(mlps, monk
     model, task = held("gemma2"), named_task()
     given = {"receivers": [("L2H1", "q"), ("L1H1", "v")], "mlps": mlps, "progress": False}
     replayed = path_patch(model, task, **given)
-    monkeypatch.setattr(path_patching, "why_not_exact", lambda *args: "the test says so")
+    monkeypatch.setattr(path_patching, "why_not_by_replay", lambda *args: "the test says so")
     plain = path_patch(model, task, **given)
     assert plain.provenance["method"] == "plain forwards, since the test says so"
     np.testing.assert_allclose(plain.samples, replayed.samples, rtol=0, atol=1e-4)

@@ -6,7 +6,7 @@ import torch
 from headlens.hooks import sweep
 from headlens.hooks.paths.path_run import PathRun
 from headlens.hooks.paths.path_stage import Stage
-from headlens.hooks.paths.plain_paths import PlainPaths, why_not_exact
+from headlens.hooks.paths.plain_paths import PlainPaths, why_not_by_replay
 from headlens.hooks.paths.receivers import receivers_of
 from headlens.hooks.reading import Read
 from headlens.hooks.sites import Head
@@ -56,7 +56,7 @@ def test_every_sender_equals_two_plain_runs(name, mlps, monkeypatch):
         torch.testing.assert_close(got, want, rtol=0, atol=2e-5)
         unmoved = PlainPaths.of(model, both, stage).base_logits
         moved += int(((want - unmoved).abs().amax((1, 2, 3)) > 1e-3).sum())
-        assert why_not_exact(model, both, stage, senders[:2]) is None
+        assert why_not_by_replay(model, both, stage, senders[:2]) is None
     assert moved >= 20
 
 
@@ -92,6 +92,6 @@ def test_an_engine_that_is_off_is_found_out(monkeypatch):
     stage = stage_of(model, "everywhere", "recomputed")
     original = PathRun.patched
     monkeypatch.setattr(PathRun, "patched", lambda *args: original(*args) + 1e-2)
-    assert "LlamaForCausalLM is off by 0.01" in why_not_exact(model, both, stage, [Head(0, 1)])
+    assert "LlamaForCausalLM is off by 0.01" in why_not_by_replay(model, both, stage, [Head(0, 1)])
     monkeypatch.setattr(PathRun, "patched", lambda *args: {}["missing"])
-    assert "cannot be replayed (KeyError" in why_not_exact(model, both, stage, [Head(0, 1)])
+    assert "cannot be replayed (KeyError" in why_not_by_replay(model, both, stage, [Head(0, 1)])
