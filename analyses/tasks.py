@@ -14,8 +14,8 @@ from headlens.analyses.ioi import ioi as ioi
 from headlens.analyses.lettered import lettered as lettered
 from headlens.analyses.pronouns import pronouns as pronouns
 from headlens.analyses.task import Task as Task
-from headlens.analyses.vision.scene_samples import scene_descriptions as scene_descriptions
-from headlens.analyses.vision.scene_samples import scene_questions
+from headlens.analyses.vision.scenes.scene_samples import scene_descriptions as scene_descriptions
+from headlens.analyses.vision.scenes.scene_samples import scene_questions
 
 # pictures with questions, as Samples
 scenes = scene_questions

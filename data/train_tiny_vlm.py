@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 from transformers import LlavaForConditionalGeneration
 
-from headlens.analyses.vision.scene_pictures import as_pixels, draw_picture
-from headlens.analyses.vision.scene_questions import DESCRIBE, ask, describe
-from headlens.analyses.vision.scenes import GRID, NOUNS, PRIOR, Scene, World, draw_scenes, without_prior
-from headlens.analyses.vision.tiny_vlm import tiny_model, tiny_tokenizer
+from headlens.analyses.vision.scenes.scene_pictures import as_pixels, draw_picture
+from headlens.analyses.vision.scenes.scene_questions import DESCRIBE, ask, describe
+from headlens.analyses.vision.scenes.scenes import GRID, NOUNS, PRIOR, Scene, World, draw_scenes, without_prior
+from headlens.analyses.vision.scenes.tiny_vlm import tiny_model, tiny_processor, tiny_tokenizer
 
 TRAINING_SEEDS = 2_000_000
 BATCH = 32
@@ -188,7 +188,7 @@ def main() -> None:
     made |= {"seconds": round(time.monotonic() - start), "torch": torch.__version__}
     made |= {"transformers": transformers.__version__, "numpy": np.__version__}
     model.save_pretrained(given.folder)
-    tiny_tokenizer().save_pretrained(given.folder)
+    tiny_processor().save_pretrained(given.folder)
     (given.folder / "training.json").write_text(json.dumps(made, indent=1) + "\n")
 
 

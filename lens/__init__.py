@@ -45,11 +45,11 @@ if TYPE_CHECKING:
     from headlens.analyses.temperature import temperature_slopes as temperature_slopes
     from headlens.analyses.until_sure import patch_until_sure as patch_until_sure
     from headlens.analyses.verification import verify as verify
-    from headlens.analyses.vision.divergence import divergence as divergence
-    from headlens.analyses.vision.divergence import position_divergence as position_divergence
-    from headlens.analyses.vision.redistribution import redistribute as redistribute
-    from headlens.analyses.vision.reinforcement import reinforce as reinforce
-    from headlens.analyses.vision.token_divergence import token_divergence as token_divergence
+    from headlens.analyses.vision.divergence.divergence import divergence as divergence
+    from headlens.analyses.vision.divergence.divergence import position_divergence as position_divergence
+    from headlens.analyses.vision.divergence.reinforcement import reinforce as reinforce
+    from headlens.analyses.vision.divergence.token_divergence import token_divergence as token_divergence
+    from headlens.analyses.vision.redistribution.redistribution import redistribute as redistribute
     from headlens.figures import view as view
     from headlens.hooks import groups as groups
     from headlens.hooks.edits import Ablate as Ablate
@@ -161,7 +161,7 @@ _HOMES = {
     "compare": "headlens.analyses.comparison",
     "direct_logits": "headlens.analyses.direct_logits",
     "direct_parts": "headlens.analyses.direct_parts",
-    "divergence": "headlens.analyses.vision.divergence",
+    "divergence": "headlens.analyses.vision.divergence.divergence",
     "edge_effects": "headlens.analyses.edges.edge_effects",
     "edit_losses": "headlens.analyses.edit_losses",
     "english_windows": "headlens.analyses.english",
@@ -179,16 +179,16 @@ _HOMES = {
     "patch_sweep": "headlens.analyses.patching",
     "patch_until_sure": "headlens.analyses.until_sure",
     "path_patch": "headlens.analyses.paths.path_patching",
-    "position_divergence": "headlens.analyses.vision.divergence",
+    "position_divergence": "headlens.analyses.vision.divergence.divergence",
     "position_temperature": "headlens.analyses.temperature",
-    "redistribute": "headlens.analyses.vision.redistribution",
-    "reinforce": "headlens.analyses.vision.reinforcement",
+    "redistribute": "headlens.analyses.vision.redistribution.redistribution",
+    "reinforce": "headlens.analyses.vision.divergence.reinforcement",
     "repair": "headlens.analyses.circuits.repair",
     "reuse": "headlens.analyses.circuits.reuse",
     "roles": "headlens.analyses.roles.roles",
     "temperature_slopes": "headlens.analyses.temperature",
     "text_windows": "headlens.analyses.english",
-    "token_divergence": "headlens.analyses.vision.token_divergence",
+    "token_divergence": "headlens.analyses.vision.divergence.token_divergence",
     "verify": "headlens.analyses.verification",
     "view": "headlens.figures",
 }

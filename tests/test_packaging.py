@@ -76,8 +76,10 @@ def test_every_folder_is_mapped():
     tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     mapped = {folder: name for name, folder in tool["package-dir"].items()}
     assert mapped == {folder: "headlens" if folder == "lens" else f"headlens.{folder}" for folder in FOLDERS}
-    inside = [path.parent for folder in FOLDERS for path in (ROOT / folder).glob("*/__init__.py")]
-    inner = {f"{mapped[path.parent.name]}.{path.name}" for path in inside}
+    inside = [
+        path.parent.relative_to(ROOT).parts for folder in FOLDERS for path in (ROOT / folder).glob("*/**/__init__.py")
+    ]
+    inner = {".".join([mapped[folder], *rest]) for folder, *rest in inside}
     assert set(tool["packages"]) == set(mapped.values()) | inner
 
 

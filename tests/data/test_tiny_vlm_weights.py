@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import headlens
-from headlens.analyses.vision.scene_samples import scene_descriptions, scene_questions
-from headlens.analyses.vision.scenes import PARTED, PRIOR
+from headlens.analyses.vision.scenes.scene_samples import scene_descriptions, scene_questions
+from headlens.analyses.vision.scenes.scenes import PARTED, PRIOR
 from headlens.data.train_tiny_vlm import STEPS
 
 FOLDER = Path(str(files("headlens.data"))) / "tiny-vlm"
@@ -24,7 +24,7 @@ def model():
 
 
 def said_yes(model, samples):
-    yes, no = model.tokenizer.convert_tokens_to_ids(["yes", "no"])
+    yes, no = model.tokenizer.tokenizer.convert_tokens_to_ids(["yes", "no"])
     said = np.zeros(len(samples), bool)
     for indices, inputs in samples.batches(128):
         logits = model(inputs)[:, -1].detach()

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from headlens.analyses.vision.scene_questions import describe
-from headlens.analyses.vision.scenes import GRID, NOUNS, PARTED, PRIOR, draw_scenes
+from headlens.analyses.vision.scenes.scene_questions import describe
+from headlens.analyses.vision.scenes.scenes import GRID, NOUNS, PARTED, PRIOR, draw_scenes
 from headlens.data.train_tiny_vlm import ASKED, BATCH, MIXTURE, TRAINING_SEEDS, Lessons, pixels_of, train, true_patches
 
 IMAGES = GRID**2

@@ -1,0 +1,1 @@
+"""How much heads depend on the picture, and what becomes of answers when those heads are made louder (VHD, VHR)."""
