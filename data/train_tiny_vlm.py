@@ -4,7 +4,8 @@ The world it sees plants a habit (an anchor comes with its partner nine times in
 for which nothing goes together. One after the other: the vision tower learns to name patches and is frozen (as CLIP is
 trained before), the projector learns to give each patch the direction of its noun's embedding, the language model
 learns descriptions without pictures, and then projector and language model learn questions and descriptions with them.
-Everything follows from the seed and the number of threads. Scenes of training have seeds of their own, from 2000000 up.
+Everything follows from the seed, the device and the number of threads. Scenes of training have seeds of their own, from
+2000000 up.
 """
 
 import argparse
@@ -40,8 +41,8 @@ _UNASKED = -100
 class Lessons:
     """Batches of scenes, each scene seen once, in the order of the seed's numbers."""
 
-    def __init__(self, world: World, seed: int) -> None:
-        self.world, self.seed, self.seen = world, TRAINING_SEEDS + seed, 0
+    def __init__(self, world: World, seed: int, device: str = "cpu") -> None:
+        self.world, self.seed, self.seen, self.device = world, TRAINING_SEEDS + seed, 0, device
         self.rng = np.random.default_rng([self.seed, 0, 0])
         self.tokenizer = tiny_tokenizer()
         self.image = self.tokenizer.convert_tokens_to_ids("<image>")
@@ -63,7 +64,8 @@ class Lessons:
             labels.append([*[_UNASKED] * len(before), *asked, *[_UNASKED] * fill])
         # causal attention: padding behind the text is seen by nothing that is learned
         inputs = {"input_ids": torch.tensor(rows), "labels": torch.tensor(labels)}
-        return inputs if blind else {**inputs, "pixel_values": pixels_of(scenes)}
+        inputs |= {} if blind else {"pixel_values": pixels_of(scenes)}
+        return {name: value.to(self.device) for name, value in inputs.items()}
 
     def kinds(self) -> Iterator[str]:
         names, shares = [*MIXTURE], np.cumsum([*MIXTURE.values()])
@@ -91,21 +93,21 @@ class Lessons:
 
 
 def train(
-    seed: int = 0, world: World = PRIOR, steps: dict[str, int] | None = None
+    seed: int = 0, world: World = PRIOR, steps: dict[str, int] | None = None, device: str = "cpu"
 ) -> tuple[LlavaForConditionalGeneration, dict[str, float]]:
     """The trained model and the mean losses of each part's last steps."""
     steps = {**STEPS, **(steps or {})}
     torch.manual_seed(seed)
-    model, lessons, losses = tiny_model(seed), Lessons(world, seed), {}
+    model, lessons, losses = tiny_model(seed).to(device), Lessons(world, seed, device), {}
     model.train()
     inner: Any = model.model
     tower, projector, words = inner.vision_tower, inner.multi_modal_projector, inner.get_input_embeddings()
 
-    naming = nn.Linear(tower.config.hidden_size, len(NOUNS) + 1)
+    naming = nn.Linear(tower.config.hidden_size, len(NOUNS) + 1).to(device)
     parameters = [*tower.parameters(), *naming.parameters()]
     losses["patches"] = _fit("patches", steps, parameters, lambda: _patch_loss(lessons.scenes(), tower, naming))
     tower.requires_grad_(False)
-    nouns = torch.tensor(lessons.tokenizer.convert_tokens_to_ids([*NOUNS]))
+    nouns = torch.tensor(lessons.tokenizer.convert_tokens_to_ids([*NOUNS]), device=device)
     parameters = [*projector.parameters(), *words.parameters()]
     losses["words"] = _fit("words", steps, parameters, lambda: _word_loss(lessons.scenes(), inner, words.weight[nouns]))
     language = [*inner.language_model.parameters()]
@@ -113,7 +115,7 @@ def train(
     kinds = lessons.kinds()
     parameters = [*language, *projector.parameters()]
     losses["both"] = _fit("both", steps, parameters, lambda: model(**lessons.batch(next(kinds))).loss)
-    return model.requires_grad_(True).eval(), losses
+    return model.requires_grad_(True).cpu().eval(), losses
 
 
 def _fit(part: str, steps: dict[str, int], parameters: Iterable[nn.Parameter], loss: Callable[[], Tensor]) -> float:
@@ -139,16 +141,16 @@ def _fit(part: str, steps: dict[str, int], parameters: Iterable[nn.Parameter], l
     return float(np.mean(last)) if last else math.nan
 
 
-def _patch_loss(scenes: tuple[Scene, ...], tower: nn.Module, naming: nn.Module) -> Tensor:
+def _patch_loss(scenes: tuple[Scene, ...], tower: nn.Module, naming: nn.Linear) -> Tensor:
     """Each patch is to be named: 0 where there is nothing."""
-    seen = tower(pixels_of(scenes)).last_hidden_state[:, 1:]
-    return cross_entropy(naming(seen).flatten(0, 1), true_patches(scenes).flatten() + 1)
+    seen = naming(tower(pixels_of(scenes).to(naming.weight.device)).last_hidden_state[:, 1:])
+    return cross_entropy(seen.flatten(0, 1), true_patches(scenes).flatten().to(seen.device) + 1)
 
 
 def _word_loss(scenes: tuple[Scene, ...], inner: Any, nouns: Tensor) -> Tensor:
     """Each patch with an object is to point where its noun does."""
-    seen = inner.vision_tower(pixels_of(scenes)).last_hidden_state[:, 1:]
-    truth = true_patches(scenes)
+    seen = inner.vision_tower(pixels_of(scenes).to(nouns.device)).last_hidden_state[:, 1:]
+    truth = true_patches(scenes).to(nouns.device)
     there = truth >= 0
     given = inner.multi_modal_projector(seen[there])
     return cross_entropy(20 * normalize(given, dim=-1) @ normalize(nouns, dim=-1).T, truth[there])
@@ -172,15 +174,17 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="such as cuda, whose sums differ in their last bits from cpu's")
     parser.add_argument("--without-prior", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     start = time.monotonic()
     world = without_prior(PRIOR) if given.without_prior else PRIOR
-    model, losses = train(given.seed, world)
+    model, losses = train(given.seed, world, device=given.device)
     made: dict[str, Any] = {
         "seed": given.seed,
         "threads": given.threads,
+        "device": given.device,
         "world": vars(world),
         "steps": STEPS,
         "losses": losses,
