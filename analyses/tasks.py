@@ -14,6 +14,9 @@ from headlens.analyses.ioi import ioi as ioi
 from headlens.analyses.lettered import lettered as lettered
 from headlens.analyses.pronouns import pronouns as pronouns
 from headlens.analyses.task import Task as Task
+from headlens.analyses.vision.measures.own_data import image_descriptions as image_descriptions
+from headlens.analyses.vision.measures.own_data import image_questions as image_questions
+from headlens.analyses.vision.measures.own_data import questions_about as questions_about
 from headlens.analyses.vision.scenes.scene_samples import scene_descriptions as scene_descriptions
 from headlens.analyses.vision.scenes.scene_samples import scene_questions
 

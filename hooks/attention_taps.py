@@ -35,7 +35,11 @@ class Watch:
 
 @dataclass(frozen=True, eq=False)
 class AttentionTaps:
-    """One layer's taps by site, steps, and watchers; those of an outer `with` block come first."""
+    """One layer's taps by site, steps, and watchers; those of an outer `with` block come first.
+
+    Qwen's image encoders call the attention function for each picture (or window of one) by itself: taps then see one
+    after the other, and are told where its first patch stands among all.
+    """
 
     layer: int
     is_cross: bool
@@ -44,11 +48,19 @@ class AttentionTaps:
     steps: Sequence[Step] = ()
     watchers: Sequence[Watch] = ()
     reports: Sequence[tuple[Report, Sequence[Step]]] = ()  # each with the steps of its own `with` block
+    reads_pictures: bool = False
+    calls: list[int] = field(default_factory=list)  # if it reads pictures, the rows of each call since it began
+
+    def begin(self, module: nn.Module, args: tuple) -> None:
+        """The hook, for `register_forward_pre_hook`, on the module that will call."""
+        self.calls.clear()
 
     def __call__(self, module: nn.Module, call: Attention) -> tuple[Tensor, Tensor | None]:
         queries, keys = call.query.shape[2], call.key.shape[2]
+        if self.reads_pictures:
+            self.calls.append(queries)
         # keys end with the newest token, except in a static cache, which is longer than what was read
-        key_start = 0 if self.is_cross else max(self.clock.past + queries - keys, 0)
+        key_start = 0 if self.is_cross else max(self._first_row() + queries - keys, 0)
         call = call.with_inputs(
             self._heads_first("rot_q", call.query, key_start),
             self._heads_first("rot_k", call.key, key_start),
@@ -130,8 +142,12 @@ class AttentionTaps:
 
     def _run(self, site: str, tensor: Tensor, key_start: int) -> Tensor:
         for tap in self.sites[site]:
-            tensor = tap(tensor, self.clock.past, key_start)
+            tensor = tap(tensor, self._first_row(), key_start)
         return tensor
+
+    def _first_row(self) -> int:
+        """Which row the call under way begins with: the cache holds those before, or earlier calls had them."""
+        return sum(self.calls[:-1]) if self.reads_pictures else self.clock.past
 
     def _heads_first(self, site: str, tensor: Tensor, key_start: int) -> Tensor:
         """Taps see positions before heads, the attention function has heads before positions."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from headlens.hooks.clock import Clock
 from headlens.hooks.discover import Layer
 from headlens.hooks.output import first_tensor, replace_first
+from headlens.hooks.sites import SITE_AXES
 from headlens.hooks.taps import Tap
 
 
@@ -24,6 +25,9 @@ class BlockTaps:
     entered: dict[str, Tensor] = field(default_factory=dict)
 
     def _run(self, site: str, tensor: Tensor) -> Tensor:
+        if tensor.ndim == len(SITE_AXES[site]) - 1:
+            # Qwen's image encoders have the patches of all pictures in one row, without a batch
+            return self._run(site, tensor[None])[0]
         for tap in self.at.get(site, []):
             tensor = tap(tensor, self.clock.past, self.clock.past)
         return tensor
@@ -38,9 +42,9 @@ class BlockTaps:
 
     def on_projection(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         z = args[0].unflatten(-1, (self.n_heads, -1))
-        result = torch.einsum("bphd,hdm->bphm", z, self.layer.output_weights(self.n_heads))
+        result = torch.einsum("...hd,hdm->...hm", z, self.layer.output_weights(self.n_heads))
         edited = self._run("result", result)
-        return output if edited is result else output + (edited - result).sum(2)
+        return output if edited is result else output + (edited - result).sum(-2)
 
     def on_addition(self, module: nn.Module, args: tuple, output: Any) -> Any:
         return replace_first(output, self._run("attn_out", first_tensor(output)))

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
+from headlens.hooks.speaker import inner_speaker
+
 _CLOCK = "_headlens_clock"
 
 
@@ -24,6 +26,7 @@ class Clock:
     tokens: Tensor | None = None  # batch pos, all that were read so far; None where the model was not given all ids
     real: Tensor | None = None  # batch pos, False at padding; None where there is none
     memory: dict[Any, dict[str, Any]] = field(default_factory=dict)
+    told: Tensor | None = None  # batch pos, the ids of a prompt of which a model inside is about to get embeddings
 
     def read(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """The hook, for `register_forward_pre_hook(..., with_kwargs=True)`."""
@@ -35,6 +38,13 @@ class Clock:
             self.memory.clear()
         self.tokens = self._tokens(given.get(f"{side}input_ids"))
         self.real = self._real(given.get(f"{side}attention_mask"))
+
+    def read_inside(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        """`read` on a language model that is called by the whole, with pictures already among its embeddings."""
+        self.read(module, args, kwargs)
+        embeds = kwargs.get("inputs_embeds")
+        if self.past == 0 and self.told is not None and embeds is not None and self.told.shape == embeds.shape[:2]:
+            self.tokens = self.told
 
     def _tokens(self, new: Tensor | None) -> Int[Tensor, "batch pos"] | None:
         if new is None or new.dtype.is_floating_point:
@@ -74,10 +84,31 @@ def ticking(hf: nn.Module) -> Iterator[Clock]:
         yield outer
         return
     clock = Clock()
-    handle = hf.register_forward_pre_hook(clock.read, with_kwargs=True)
+    handles = [hf.register_forward_pre_hook(clock.read, with_kwargs=True)]
+    inside = inner_speaker(hf)
+    if inside is not None:
+        handles += [
+            hf.register_forward_pre_hook(lambda *_: setattr(clock, "told", clock.tokens)),
+            hf.register_forward_hook(lambda *_: setattr(clock, "told", None), always_call=True),
+            inside[1].register_forward_pre_hook(clock.read_inside, with_kwargs=True),
+        ]
     hf.__dict__[_CLOCK] = clock
     try:
         yield clock
     finally:
         del hf.__dict__[_CLOCK]
-        handle.remove()
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def telling(hf: nn.Module, ids: Any) -> Iterator[None]:
+    """Where `hf` is edited: the ids of what it makes embeddings of, for a model inside it that generates by itself."""
+    clock = hf.__dict__.get(_CLOCK)
+    if clock is not None:
+        clock.told = ids
+    try:
+        yield
+    finally:
+        if clock is not None:
+            clock.told = None

@@ -64,6 +64,11 @@ class Tower:
     is_cross: bool = False
     is_causal: bool = True
 
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether its rows are patches, or queries about them, and not the tokens that a cache counts."""
+        return self.name == "vision" or self.name.startswith("qformer")
+
 
 @dataclass(eq=False)
 class _Call:
@@ -148,10 +153,12 @@ def trace_forward(hf: PreTrainedModel, inputs: Mapping[str, Any]) -> Trace:
     return trace
 
 
-def find_towers(hf: PreTrainedModel, trace: Trace, prefix: str = "") -> list[Tower]:
+def find_towers(hf: PreTrainedModel, trace: Trace, prefix: str = "", part: str = MAIN) -> list[Tower]:
     """Group the traced attention layers by the module list they stand in and by their place inside a block.
 
-    `prefix` is where `hf` itself stands inside a larger model.
+    `prefix` is where `hf` itself stands inside a larger model, and `part` what it is there: the main one, an image
+    encoder ("vision") or what asks it ("qformer"), whose cross-attention becomes "qformer_cross". The layers of a
+    cross-attention are counted by themselves, where only every second block has one.
     """
     stacks: dict[tuple[str, str], list[tuple[int, str, _Seen]]] = {}
     for seen in trace.attention:
@@ -165,10 +172,12 @@ def find_towers(hf: PreTrainedModel, trace: Trace, prefix: str = "") -> list[Tow
         stacks.setdefault((".".join(parts[:at]), ".".join(parts[at + 1 :])), []).append(
             (int(parts[at]), ".".join(parts[: at + 1]), seen)
         )
-    return [_tower(hf, trace, path, prefix, found) for (path, _), found in stacks.items()]
+    return [_tower(hf, trace, path, prefix, part, found) for (path, _), found in stacks.items()]
 
 
-def _tower(hf: PreTrainedModel, trace: Trace, path: str, prefix: str, found: list[tuple[int, str, _Seen]]) -> Tower:
+def _tower(
+    hf: PreTrainedModel, trace: Trace, path: str, prefix: str, part: str, found: list[tuple[int, str, _Seen]]
+) -> Tower:
     modules = dict(hf.named_modules())
     layers = tuple(_layer(trace, modules[block], seen) for _, block, seen in sorted(found, key=lambda item: item[0]))
     first = found[0][2]
@@ -176,7 +185,7 @@ def _tower(hf: PreTrainedModel, trace: Trace, path: str, prefix: str, found: lis
     projection = next(c for c in trace.calls if c.module is layers[0].output_projection)
     is_cross = "cross" in trace.names[first.module].lower() or "encdec" in trace.names[first.module].lower()
     return Tower(
-        name=_tower_name(hf, prefix + path, is_cross, inside=bool(prefix)),
+        name=_tower_name(hf, path, is_cross, part),
         path=f"{prefix}.{path}" if prefix else path,
         layers=layers,
         n_heads=query.shape[1],
@@ -188,11 +197,11 @@ def _tower(hf: PreTrainedModel, trace: Trace, path: str, prefix: str, found: lis
     )
 
 
-def _tower_name(hf: PreTrainedModel, path: str, is_cross: bool, inside: bool) -> str:
+def _tower_name(hf: PreTrainedModel, path: str, is_cross: bool, part: str) -> str:
+    if part != MAIN:
+        return f"{part}_cross" if is_cross else part
     if is_cross:
         return "cross"
-    if inside:
-        return "vision"
     if getattr(hf.config, "is_encoder_decoder", False) and "decoder" not in path.split("."):
         return "encoder"
     return MAIN

@@ -30,15 +30,28 @@ def prepare(hf: PreTrainedModel, tokenizer: Any, tokens: Tokens, given: Mapping[
         and "position_ids" not in inputs
         and "past_key_values" not in inputs
         and "position_ids" in inspect.signature(hf.forward).parameters
+        # Qwen's models count rows and columns of a picture too, behind padding
+        and not {"mm_token_type_ids", "image_grid_thw"} <= {*inputs}
     ):
         inputs["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)
     return inputs
 
 
 def known_words(hf: PreTrainedModel, **wanted: Any) -> dict[str, Any]:
-    """Those of the keyword arguments that the model's forward has a parameter for."""
+    """Those of the keyword arguments that the model's forward has a parameter for, or hands on to a model inside it
+    that has one."""
+    return {word: value for word, value in wanted.items() if _knows(hf, word)}
+
+
+def _knows(hf: PreTrainedModel, word: str) -> bool:
     parameters = inspect.signature(hf.forward).parameters
-    return {word: value for word, value in wanted.items() if word in parameters}
+    if word in parameters:
+        return True
+    if not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        return False
+    inside = (each for each in hf.children() if isinstance(each, PreTrainedModel))
+    # what reads pictures gets no words for text
+    return any(_knows(each, word) for each in inside if "input_ids" in inspect.signature(each.forward).parameters)
 
 
 def _as_inputs(hf: PreTrainedModel, tokenizer: Any, tokens: Tokens) -> dict[str, Any]:
@@ -55,6 +68,8 @@ def _as_inputs(hf: PreTrainedModel, tokenizer: Any, tokens: Tokens) -> dict[str,
         )
     if tokenizer is None:
         raise ValueError("This model was loaded without a tokenizer; give token ids, or load it with tokenizer=.")
+    # a processor, whose first argument is pictures, carries the tokenizer of its text
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
     if len(texts) > 1 and tokenizer.pad_token_id is None:
         ids = [tokenizer(text)["input_ids"] for text in texts]
         if len({len(row) for row in ids}) > 1:

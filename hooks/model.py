@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from headlens.hooks.apply import Edit, acts_of
+from headlens.hooks.clock import telling
 from headlens.hooks.discover import Layer, Tower
 from headlens.hooks.edits import Call
 from headlens.hooks.fingerprint import weights_hash
@@ -149,7 +150,7 @@ class Model:
         # generate counts positions itself, from the attention mask
         inputs.pop("position_ids", None)
         generate: Any = self.hf.generate
-        with torch.no_grad(), listening(self.hf):
+        with torch.no_grad(), listening(self.hf), telling(self.hf, inputs.get("input_ids")):
             # hooks do something else at each step, and compiled (static caches on a GPU are) each is traced anew
             return generate(**inputs, **{"disable_compile": True, **kwargs})
 

@@ -36,7 +36,14 @@ class Recorder:
         return [Tap(site, self._keep, f"The recording of {site}", observes=True) for site in self.sites]
 
     def _keep(self, tensor: Tensor, where: Where) -> Tensor:
-        value = tensor.detach()
+        value, name = tensor.detach(), str(where.site)
+        start = where.key_start if where.site.axes[1] == "key" else where.query_start
+        further = start > 0 and name in self.kept
+        if further and where.site.name in self.reduce:
+            raise ValueError(
+                f"{where.site} is made of several parts, one for each picture or window, and reduce= would see each by "
+                "itself; record it whole, or run one small picture at a time."
+            )
         if where.site.name in self.reduce:
             value = self.reduce[where.site.name](value, where.site)
         value = value.to(device=self.device, dtype=self.dtype)
@@ -48,8 +55,19 @@ class Recorder:
                 f"Recording passed its budget of {self.budget:,} bytes at {where.site}; ask for fewer sites or layers, "
                 "reduce at capture (reduce={'pattern': at_positions(...)}), or raise budget=."
             )
-        self.kept[str(where.site)] = value
+        self.kept[name] = _joined(self.kept[name], value, where.site) if further else value
         return tensor
+
+
+def _joined(before: Tensor, value: Tensor, site: Site) -> Tensor:
+    """What was kept of the pictures before, and the same of the next. They do not see each other."""
+    if site.axes[-1] != "key":
+        return torch.cat([before, value], 1)
+    hidden = 0.0 if site.name == "pattern" else -torch.inf
+    (rows, keys), (own_rows, own_keys) = before.shape[2:], value.shape[2:]
+    joined = before.new_full((*before.shape[:2], rows + own_rows, keys + own_keys), hidden)
+    joined[:, :, :rows, :keys], joined[:, :, rows:, keys:] = before, value
+    return joined
 
 
 def parse_bytes(size: str | int | None) -> int | None:

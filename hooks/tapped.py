@@ -44,9 +44,11 @@ def tapped(
             layer, at = towers[tower].layers[index], _by_site(own)
             if any(not isinstance(act, Tap) or act.site.name in ATTENTION_SITES for act in own):
                 outer = listener_of(layer.attention)
-                whole = _listener(own, at, outer, index, towers[tower].is_cross, clock, report)
+                whole = _listener(own, at, outer, index, towers[tower], clock, report)
                 stack.enter_context(placed({layer.attention: whole}))
-            _install(stack, layer, BlockTaps(at, clock, layer, towers[tower].n_heads))
+                _hooked(stack, layer.attention.register_forward_pre_hook(whole.begin))
+            counted = Clock() if towers[tower].reads_pictures else clock
+            _install(stack, layer, BlockTaps(at, counted, layer, towers[tower].n_heads))
             parts = [part for act in own if isinstance(act, Step) for part in act.parts]
             for group in {part for part in parts if isinstance(part, Massive)}:
                 note = partial(_note, group, index, clock)
@@ -73,12 +75,12 @@ def _listener(
     at: Mapping[str, list[Tap]],
     outer: Any,
     layer: int,
-    is_cross: bool,
+    tower: Tower,
     clock: Clock,
     report: Report | None,
 ) -> AttentionTaps:
     """The layer's listener; what an outer `with` block has placed there acts first."""
-    before = outer if isinstance(outer, AttentionTaps) else AttentionTaps(layer, is_cross, clock, {})
+    before = outer if isinstance(outer, AttentionTaps) else AttentionTaps(layer, tower.is_cross, clock, {})
     ordered = [act for act in acts if isinstance(act, Tap | Step)]
     steps = [act for act in ordered if isinstance(act, Step)]
     everything = [*(tap for taps in before.sites.values() for tap in taps), *before.steps]
@@ -88,12 +90,13 @@ def _listener(
     refuse_conflicts([*earlier, *ordered])
     return AttentionTaps(
         layer,
-        is_cross,
+        tower.is_cross,
         clock,
         {site: [*before.sites.get(site, []), *at.get(site, [])] for site in ATTENTION_SITES},
         [*before.steps, *steps],
         [*before.watchers, *(act for act in acts if isinstance(act, Watch))],
         [*before.reports, *([(report, steps)] if report is not None and steps else [])],
+        tower.reads_pictures,
     )
 
 

@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from headlens.analyses.vision.redistribution.visual_sinks import image_tokens
 from headlens.hooks.model import Model
 
 
@@ -53,6 +54,18 @@ def image_prompt(model: Model, pictures: Sequence[UInt8[np.ndarray, "row column 
         given = {"images": images} if images else {}
         made = processor(text=_marked(processor, len(images), text), **given, return_tensors="pt")
     return {name: value for name, value in made.items() if isinstance(value, Tensor)}
+
+
+def refuse_blind(model: Model) -> None:
+    """ValueError for a model that has no image tokens."""
+    try:
+        image_tokens(model)
+    except ValueError:
+        kind = type(model.hf.config).__name__
+        raise ValueError(
+            f"{model.name} takes no pictures among its tokens ({kind} names no image token); give a vision-language "
+            "model, such as tiny-vlm, which comes with headlens."
+        ) from None
 
 
 def _marked(processor: Any, pictures: int, text: str) -> str:

@@ -1,6 +1,6 @@
 """T-VHD (2412.13949): how much the heads that say each token of an answer depend on the picture."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +9,10 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 from tqdm import tqdm
 
+from headlens.analyses.vision.answers import answered
 from headlens.analyses.vision.divergence.head_outliers import outlying
 from headlens.analyses.vision.divergence.head_reads import distances, last_z, last_z_without
-from headlens.analyses.vision.divergence.image_free import image_free, image_token, of_tokens
+from headlens.analyses.vision.divergence.image_free import image_free, image_token
 from headlens.analyses.vision.samples import Samples
 from headlens.hooks.model import Model
 
@@ -60,19 +61,17 @@ def token_divergence(
 
     Raises:
         ValueError: for another number of answers than samples, an answer that is empty or has the token of an image
-            patch, k out of range, samples with position_ids, and for what `image_free` refuses.
+            patch, k out of range, and for what `image_free` refuses.
     """
     count = max(1, model.n_heads // 2) if k is None else k
     if not 1 <= count <= model.n_heads:
         raise ValueError(f"k={k} was given; expected how many heads of a layer count, from 1 to {model.n_heads}.")
-    if len(answers) != len(samples):
-        raise ValueError(f"{len(answers)} answers were given for {len(samples)} samples; give one for each.")
     said = [torch.as_tensor(answer, dtype=torch.long).cpu() for answer in answers]
     patch = image_token(model)
-    pairs = zip(samples.inputs, said, strict=True)
-    whole = Samples(
-        samples.name, tuple(_answered(at, inputs, answer, patch) for at, (inputs, answer) in enumerate(pairs))
-    )
+    for at, answer in enumerate(said):
+        if patch in answer.reshape(-1).tolist():
+            raise ValueError(f"Answer {at} has the token of an image patch, {patch}; expected text.")
+    whole = answered(model, samples, said)
     free = image_free(model, whole, without, position, 1)
     series = []
     for at, answer in enumerate(tqdm(said, unit=" answers", desc="token_divergence", disable=not progress)):
@@ -84,19 +83,3 @@ def token_divergence(
         values = heads.topk(count, -1).values.sum((-2, -1))
         series.append(TokenDivergence(answer.numpy(), values.cpu().numpy(), heads.cpu().numpy(), count))
     return tuple(series)
-
-
-def _answered(at: int, inputs: Mapping[str, Tensor], answer: Tensor, patch: int | None) -> dict[str, Tensor]:
-    """The prompt and all of the answer but its last token, behind which nothing is said."""
-    if answer.ndim != 1 or not len(answer):
-        raise ValueError(f"Answer {at} has shape {[*answer.shape]}; expected its token ids, one or more, in a row.")
-    if patch in answer.tolist():
-        raise ValueError(f"Answer {at} has the token of an image patch, {patch}; expected text.")
-    if "position_ids" in inputs:
-        raise ValueError(f"Sample {at} brings position_ids, which its answer has none of; leave them out.")
-    grown = {"input_ids": answer[None, :-1], "attention_mask": torch.ones(1, len(answer) - 1)}
-    nothing = torch.zeros(1, len(answer) - 1)
-    return {
-        name: torch.cat([value, grown.get(name, nothing).to(value)], 1) if name in of_tokens(inputs) else value
-        for name, value in inputs.items()
-    }

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int
 
+from headlens.analyses.vision.measures.pope_pairs import NEGATIVES as NEGATIVES
+from headlens.analyses.vision.measures.pope_pairs import Counts, counted, paired
 from headlens.analyses.vision.scenes.scenes import ANCHORS, NOUNS, Scene
 
-NEGATIVES = ("random", "popular", "adversarial")
 DESCRIBE = "describe"
-POSITIVES = 3
 
 
 @dataclass(frozen=True)
@@ -30,14 +29,6 @@ class Question:
         return ask(self.noun)
 
 
-@dataclass(frozen=True, eq=False)
-class Counts:
-    """In how many scenes each noun is (`alone`), and each two of them are (`together`), in the order of NOUNS."""
-
-    alone: Int[np.ndarray, " noun"]
-    together: Int[np.ndarray, "noun noun"]
-
-
 def ask(noun: str) -> str:
     """The question for a noun."""
     return f"is there a {noun} ?"
@@ -45,38 +36,20 @@ def ask(noun: str) -> str:
 
 def count(scenes: Sequence[Scene]) -> Counts:
     """Count nouns over scenes, which should be scenes as the model was trained on."""
-    here = np.array([[noun in scene.nouns for noun in NOUNS] for scene in scenes], dtype=np.int64)
-    together = here.T @ here
-    np.fill_diagonal(together, 0)
-    return Counts(here.sum(0), together)
+    return counted([scene.nouns for scene in scenes], NOUNS)
 
 
 def questions(scene: Scene, negatives: str, counts: Counts) -> tuple[Question, ...]:
-    """Up to three nouns that are there, each followed by one that is not; no noun twice.
+    """Up to three nouns that are there, each followed by one that is not; no noun twice (see `pope_pairs.paired`).
 
-    Nouns that are there are the first in the order of NOUNS: as in POPE the first of a list, here anchors. The noun
-    that is not is drawn uniformly ("random"), is the most frequent of `counts` ("popular"), or the one most often
-    together with the noun it follows ("adversarial"; of an anchor, its partner where that is missing). Of equally
-    frequent ones the first in NOUNS is taken. Departure from POPE: scenes with fewer than three objects are kept, with
-    fewer questions.
+    Nouns that are there are the first in the order of NOUNS: as in POPE the first of a list, here anchors. The
+    adversarial negative of an anchor is its partner where that is missing. ValueError for an unknown kind of negatives.
     """
-    if negatives not in NEGATIVES:
-        raise ValueError(f"negatives={negatives!r} was given; expected one of {', '.join(NEGATIVES)}.")
     rng = np.random.default_rng([*scene.draw, 2])
-    absent = [noun for noun in NOUNS if noun not in scene.nouns]
-    asked = []
-    for noun in scene.nouns[:POSITIVES]:
-        match negatives:
-            case "random":
-                other = absent[int(rng.random() * len(absent))]
-            case "popular":
-                other = max(absent, key=lambda other: counts.alone[NOUNS.index(other)])
-            case _:
-                row = counts.together[NOUNS.index(noun)]
-                other = max(absent, key=lambda other, row=row: row[NOUNS.index(other)])
-        absent.remove(other)
-        asked += [Question(noun, "yes", noun), Question(other, "no", noun)]
-    return tuple(asked)
+    pairs = paired(scene.nouns, negatives, counts, rng)
+    return tuple(
+        question for noun, other in pairs for question in (Question(noun, "yes", noun), Question(other, "no", noun))
+    )
 
 
 def describe(scene: Scene) -> str:

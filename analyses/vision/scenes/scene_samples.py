@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from headlens.analyses.vision.samples import Samples
 from headlens.analyses.vision.scenes.scene_pictures import SIZE, as_pixels, draw_picture
 from headlens.analyses.vision.scenes.scene_questions import DESCRIBE, count, describe, questions, words
-from headlens.analyses.vision.scenes.scenes import GRID, PRIOR, Scene, World, draw_scenes
+from headlens.analyses.vision.scenes.scenes import GRID, NOUNS, PRIOR, Scene, World, draw_scenes
 from headlens.hooks.groups import Image
 from headlens.hooks.model import Model
 from headlens.hooks.token_kinds import Resolving
@@ -57,7 +57,7 @@ def scene_descriptions(model: Model, n: int = 200, seed: int = 0, *, world: Worl
         answers=tuple(describe(scene) for scene in scenes),
         clusters=tuple(scene.name for scene in scenes),
         facts=tuple(facts(scene) for scene in scenes),
-        details={"n": n, "seed": seed, "world": vars(world)},
+        details={"n": n, "seed": seed, "world": vars(world), "classes": [*NOUNS]},
     )
 
 

@@ -61,7 +61,6 @@ def test_without_a_picture_it_is_0():
     assert (series.values == 0).all()
 
 
-POSITIONED = Samples("own", ({"input_ids": torch.arange(4, 8)[None], "position_ids": torch.arange(4)[None]},))
 
 
 @pytest.mark.parametrize(
@@ -72,9 +71,8 @@ POSITIONED = Samples("own", ({"input_ids": torch.arange(4, 8)[None], "position_i
         (SAMPLES, ANSWERS, {"k": 5}, "k=5"),
         (SAMPLES, ANSWERS, {"k": 0}, "k=0"),
         (SAMPLES, ([IMAGE_TOKEN, 5], [5]), {}, "image patch"),
-        (POSITIONED, ([5],), {}, "position_ids"),
     ],
-    ids=["count", "empty", "k", "none", "patch", "positions"],
+    ids=["count", "empty", "k", "none", "patch"],
 )
 def test_what_does_not_fit_is_refused(samples, answers, words, says):
     with pytest.raises(ValueError, match=says):
