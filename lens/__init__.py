@@ -49,7 +49,18 @@ if TYPE_CHECKING:
     from headlens.analyses.vision.divergence.divergence import position_divergence as position_divergence
     from headlens.analyses.vision.divergence.reinforcement import reinforce as reinforce
     from headlens.analyses.vision.divergence.token_divergence import token_divergence as token_divergence
+    from headlens.analyses.vision.image_prompts import image_prompt as image_prompt
+    from headlens.analyses.vision.image_prompts import open_picture as open_picture
+    from headlens.analyses.vision.measures.chair import chair as chair
+    from headlens.analyses.vision.measures.estimates import paired_difference as paired_difference
+    from headlens.analyses.vision.measures.pope import pope as pope
+    from headlens.analyses.vision.measures.pope_said import pope_said as pope_said
+    from headlens.analyses.vision.measures.yes_no import fitted_constant as fitted_constant
+    from headlens.analyses.vision.redistribution.image_centric import image_centric_heads as image_centric_heads
     from headlens.analyses.vision.redistribution.redistribution import redistribute as redistribute
+    from headlens.analyses.vision.redistribution.sink_dimensions import sink_dimensions as sink_dimensions
+    from headlens.analyses.vision.redistribution.visual_sinks import visual_sinks as visual_sinks
+    from headlens.analyses.vision.relatives import by_name as relatives
     from headlens.figures import view as view
     from headlens.hooks import groups as groups
     from headlens.hooks.edits import Ablate as Ablate
@@ -91,6 +102,7 @@ __all__ = [
     "attribute",
     "attribute_edges",
     "calibrate",
+    "chair",
     "choice_tasks",
     "compare",
     "direct_logits",
@@ -102,37 +114,48 @@ __all__ = [
     "faithfulness_curve",
     "find_circuit",
     "find_sinks",
+    "fitted_constant",
     "gating_probe",
     "groups",
     "head_stats",
+    "image_centric_heads",
+    "image_prompt",
     "letter_mutations",
     "letter_roles",
     "load",
     "logit_lens",
     "low_rank",
+    "open_picture",
     "output_nodes",
+    "paired_difference",
     "patch_sweep",
     "patch_until_sure",
     "path_patch",
+    "pope",
+    "pope_said",
     "position_divergence",
     "position_temperature",
     "redistribute",
     "reinforce",
+    "relatives",
     "repair",
     "reuse",
     "roles",
+    "sink_dimensions",
     "tasks",
     "temperature_slopes",
     "text_windows",
     "token_divergence",
     "verify",
     "view",
+    "visual_sinks",
     "weights",
 ]
 
 _MODULES = {
     "choice_tasks": "headlens.analyses.choice_tasks",
     "groups": "headlens.hooks.groups",
+    "relatives": "headlens.analyses.vision.relatives.by_name",
     "tasks": "headlens.analyses.tasks",
     "weights": "headlens.analyses.weights",
 }
@@ -158,6 +181,7 @@ _HOMES = {
     "attribute": "headlens.analyses.attribution",
     "attribute_edges": "headlens.analyses.edges.edge_attribution",
     "calibrate": "headlens.analyses.calibration",
+    "chair": "headlens.analyses.vision.measures.chair",
     "compare": "headlens.analyses.comparison",
     "direct_logits": "headlens.analyses.direct_logits",
     "direct_parts": "headlens.analyses.direct_parts",
@@ -168,17 +192,24 @@ _HOMES = {
     "faithfulness_curve": "headlens.analyses.circuits.curves",
     "find_circuit": "headlens.analyses.circuits.find",
     "find_sinks": "headlens.analyses.sinks",
+    "fitted_constant": "headlens.analyses.vision.measures.yes_no",
     "gating_probe": "headlens.analyses.head_gating",
     "head_stats": "headlens.analyses.attention_statistics",
+    "image_centric_heads": "headlens.analyses.vision.redistribution.image_centric",
+    "image_prompt": "headlens.analyses.vision.image_prompts",
     "letter_mutations": "headlens.analyses.multiple_choice.letter_mutations",
     "letter_roles": "headlens.analyses.multiple_choice.letter_roles",
     "load": "headlens.models",
     "logit_lens": "headlens.analyses.logit_lens",
     "low_rank": "headlens.analyses.multiple_choice.low_rank_heads",
+    "open_picture": "headlens.analyses.vision.image_prompts",
     "output_nodes": "headlens.analyses.multiple_choice.output_nodes",
+    "paired_difference": "headlens.analyses.vision.measures.estimates",
     "patch_sweep": "headlens.analyses.patching",
     "patch_until_sure": "headlens.analyses.until_sure",
     "path_patch": "headlens.analyses.paths.path_patching",
+    "pope": "headlens.analyses.vision.measures.pope",
+    "pope_said": "headlens.analyses.vision.measures.pope_said",
     "position_divergence": "headlens.analyses.vision.divergence.divergence",
     "position_temperature": "headlens.analyses.temperature",
     "redistribute": "headlens.analyses.vision.redistribution.redistribution",
@@ -186,11 +217,13 @@ _HOMES = {
     "repair": "headlens.analyses.circuits.repair",
     "reuse": "headlens.analyses.circuits.reuse",
     "roles": "headlens.analyses.roles.roles",
+    "sink_dimensions": "headlens.analyses.vision.redistribution.sink_dimensions",
     "temperature_slopes": "headlens.analyses.temperature",
     "text_windows": "headlens.analyses.english",
     "token_divergence": "headlens.analyses.vision.divergence.token_divergence",
     "verify": "headlens.analyses.verification",
     "view": "headlens.figures",
+    "visual_sinks": "headlens.analyses.vision.redistribution.visual_sinks",
 }
 
 

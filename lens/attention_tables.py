@@ -128,7 +128,7 @@ class CalibrateTable(RuleTable):
     def arguments(self) -> dict[str, Any]:
         """The arguments of `calibrate`, layers and candidates as numbers. ValueError for text that is neither."""
         found = {key: getattr(self, key) for key in ("beta", "level", "sets", "seed")}
-        return {**found, "sinks": self.rule(), "layers": _layers(self.layers), "candidates": _count(self.candidates)}
+        return {**found, "sinks": self.rule(), "layers": layers_of(self.layers), "candidates": _count(self.candidates)}
 
 
 def _united(name: str) -> str | list[str]:
@@ -137,7 +137,7 @@ def _united(name: str) -> str | list[str]:
     return several if len(several) > 1 else name
 
 
-def _layers(given: str | list[int] | None) -> list[int] | None:
+def layers_of(given: str | list[int] | None) -> list[int] | None:
     """Text such as "2-5,8" as numbers."""
     if not isinstance(given, str):
         return given

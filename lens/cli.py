@@ -22,6 +22,7 @@ from headlens import (
     cli_reuse,
     cli_runs,
     cli_tasks,
+    cli_vision,
 )
 from headlens.carry_out import INTERRUPTED
 
@@ -90,6 +91,9 @@ app.command()(cli_reading.stats)
 app.command()(cli_reading.sinks)
 app.command()(cli_calibrate.calibrate)
 app.command()(cli_reuse.reuse)
+app.command()(cli_vision.look)
+app.command()(cli_vision.divergence)
+app.command()(cli_vision.redistribute)
 app.command()(cli_results.show)
 app.command()(cli_diff.diff)
 app.command()(cli_results.export)

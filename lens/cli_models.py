@@ -10,6 +10,7 @@ from headlens.catalogue import CATALOGUE
 
 def models() -> None:
     """List the models that need no model hub."""
+    from headlens.bundled import BUNDLED
     from headlens.cache import model_folder
 
     for model in CATALOGUE.values():
@@ -19,6 +20,11 @@ def models() -> None:
         typer.echo(f"  {model.layers} layers of {model.heads} heads, {model.kv_heads} key-value heads")
         typer.echo(f"  {model.licence}, from {model.origin}")
         typer.echo(f"  {state}")
+    for own in BUNDLED.values():
+        typer.echo(f"{own.name}: {own.description}; {own.parameters:,} parameters")
+        typer.echo(f"  {own.layers} layers of {own.heads} heads, {own.kv_heads} key-value heads")
+        typer.echo(f"  {own.origin}")
+        typer.echo("  comes with headlens")
     typer.echo("Any Hugging Face id or model folder can be given in place of a name.")
 
 

@@ -130,7 +130,8 @@ def work_of(
     task, text = _tables(said, KINDS[kind].default_task, draws)
     if "seed" in said and draws:
         chosen["seed"] = said["seed"]
-    read = KINDS[kind].choose(task, text, lambda name: f"--{name}", Path())
+    named = {name: given for name, given in (("task", task), ("text", text)) if given is not None}
+    read = KINDS[kind].choose(named, lambda name: f"--{name}", Path())
     return Work(model or MODEL, read, table(**chosen), kind, device, dtype)
 
 

@@ -3,9 +3,11 @@
 import base64
 import hashlib
 import json
+from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from headlens import __version__
 from headlens.analyses.atomic import write_text
@@ -16,13 +18,13 @@ from headlens.page_text import guide, in_words, provenance, size, table
 from headlens.pictures import pictures
 
 # Inside a script element only the end of that element matters; the last two end a line in some JavaScript.
-_ESCAPES = {ord(mark): f"\\u{ord(mark):04x}" for mark in "<>&\u2028\u2029"}
+ESCAPES = {ord(mark): f"\\u{ord(mark):04x}" for mark in "<>&\u2028\u2029"}
 
 # The module is an anywidget, here with a model that nobody else listens to. A blob is how a page can import a module
 # that it carries itself.
 _BOOT = """
 const text = (id) => document.getElementById(id).textContent;
-const traits = { data: JSON.parse(text("data")), selected: null };
+const traits = { data: JSON.parse(text("data")), ...%s };
 const model = {
   get: (name) => traits[name],
   set: (name, value) => { traits[name] = value; },
@@ -30,7 +32,7 @@ const model = {
 };
 const el = document.getElementById("map");
 try {
-  const url = URL.createObjectURL(new Blob([text("heatmap")], { type: "text/javascript" }));
+  const url = URL.createObjectURL(new Blob([text("%s")], { type: "text/javascript" }));
   const { default: widget } = await import(url);
   widget.render({ model, el });
 } catch (error) {
@@ -89,7 +91,7 @@ def report_html(headmap: HeadMap) -> str:
     css = files("headlens").joinpath("static", "report.css").read_text()
     data = json.dumps(page_data(by_metric), sort_keys=True, allow_nan=False, separators=(",", ":"))
     return _PAGE.format(
-        policy=_policy(css, _BOOT),
+        policy=policy(css, _MAP_BOOT),
         version=__version__,
         name=escape(headmap.name),
         size=size(first) + (f", {len(by_metric)} metrics" if len(by_metric) > 1 else ""),
@@ -99,16 +101,26 @@ def report_html(headmap: HeadMap) -> str:
         guide=guide(by_metric),
         tables="".join(table(picture, metric) for metric, picture in by_metric.items()),
         provenance=provenance(headmap.provenance),
-        data=data.translate(_ESCAPES),
+        data=data.translate(ESCAPES),
         module=module("heatmap.js"),
-        boot=_BOOT,
+        boot=_MAP_BOOT,
     )
 
 
-def _policy(css: str, script: str) -> str:
-    """Nothing from the network, and no script or style but the page's own, known by their digests."""
+def boot(module: str, traits: Mapping[str, Any]) -> str:
+    """The page's own script: it renders the module in the element of this id, with these traits beside the data."""
+    return _BOOT % (json.dumps(dict(traits)), module)
+
+
+def policy(css: str, script: str, images: bool = False) -> str:
+    """Nothing from the network, and no script or style but the page's own, known by their digests; `images` may be
+    written out in it."""
     style, code = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (css, script))
+    inside = "img-src data:; " if images else ""
     return (
-        f"default-src 'none'; script-src 'sha256-{code}' blob:; style-src 'sha256-{style}'; base-uri 'none'; "
+        f"default-src 'none'; script-src 'sha256-{code}' blob:; style-src 'sha256-{style}'; {inside}base-uri 'none'; "
         "form-action 'none'"
     )
+
+
+_MAP_BOOT = boot("heatmap", {"selected": None})

@@ -14,6 +14,13 @@ VERIFIED = (("verified.safetensors", "safetensors"), ("verified.json", "json"))
 # What `headlens sinks` and `headlens calibrate` add.
 SINKS_FILE = "sinks.csv"
 CALIBRATION_FILE, ESTIMATE_FILE = "calibration.json", "estimate.safetensors"
+# What `headlens look` and `headlens redistribute` have: gazes, and what moved.
+GAZE_FILE, GAZE_TABLE = "gaze.safetensors", "gaze.csv"
+BEFORE_FILE, AFTER_FILE, MOVED_FILE, HEADS_FILE = "before.safetensors", "after.safetensors", "moved.csv", "heads.html"
+_SOME_RUNS = (
+    *(SINKS_FILE, CALIBRATION_FILE, ESTIMATE_FILE, GAZE_FILE, GAZE_TABLE),
+    *(BEFORE_FILE, AFTER_FILE, MOVED_FILE, HEADS_FILE),
+)
 
 
 def announce(files: Mapping[str, bytes], folder: Path, fresh: bool) -> None:
@@ -32,10 +39,10 @@ def announce(files: Mapping[str, bytes], folder: Path, fresh: bool) -> None:
         with FileLock(folder / LOCK_FILE, timeout=0):
             if fresh:
                 derived = (name for name, _ in (*DERIVED, *VERIFIED))
-                for name in (RESULT_FILE, *derived, SINKS_FILE, CALIBRATION_FILE, ESTIMATE_FILE):
+                for name in (RESULT_FILE, *derived, *_SOME_RUNS):
                     (folder / name).unlink(missing_ok=True)
             if fresh or not (folder / RUN_FILE).exists():
-                _keep(files, folder)
+                keep(files, folder)
     except Timeout:
         return
 
@@ -48,14 +55,15 @@ def write_results(headmap: "HeadMap", files: Mapping[str, bytes], folder: Path) 
     from headlens.analyses.checkpoints import RESULT_FILE
     from headlens.export import export
 
-    _keep(files, folder)
+    keep(files, folder)
     headmap.save(folder / RESULT_FILE)
     for name, form in DERIVED:
         export(headmap, form, folder / name)
     return [RESULT_FILE, *(name for name, _ in DERIVED)]
 
 
-def _keep(files: Mapping[str, bytes], folder: Path) -> None:
+def keep(files: Mapping[str, bytes], folder: Path) -> None:
+    """Write what a run is of; files that are there already with the same contents are left alone."""
     from headlens.analyses.atomic import write_bytes
 
     for name, content in files.items():
@@ -74,6 +82,8 @@ def read_result(path: Path) -> "HeadMap":
     from headlens.analyses.headmap_json import from_json
 
     if path.is_dir():
+        if (path / GAZE_FILE).is_file():
+            raise ValueError(f"{path} is a run of `headlens look`, which has no head map; open its report.html.")
         if not (path / RESULT_FILE).is_file():
             began = (path / "chunks").is_dir()
             hint = "its run is not finished; run the same command again" if began else "it is not a run"

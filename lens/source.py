@@ -11,15 +11,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """A task or a text by its settings, which stand in this `table` of a run's file: "task" or "text".
+    """What a run reads by its settings, which stand in this `table` of a run's file: "task", "text" or "image".
 
-    `path` is the file that it is in, if any.
+    `path` is the file that it is in, if any, and `pictures` are those that the settings name; run folders keep both.
     """
 
     table: str
     make: "Callable[[Model], Any]"
     settings: Mapping[str, Any]
     path: Path | None = None
+    pictures: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All of these files."""
+        return (*(() if self.path is None else (self.path,)), *self.pictures)
 
     def resolved(self, made: Any) -> dict[str, Any]:
         """The settings that make the very same again, its maker's defaults filled in."""

@@ -14,7 +14,8 @@
     positions = ["S2", "END"]
 
 Runs that only read prompts, [stats] and [sinks], may have a [text] in place of the task: name = "english" (the default)
-or file = "mine.txt", and n, length and seed. Paths are looked up from the file's own folder.
+or file = "mine.txt", and n, length and seed. Runs on pictures, [look], [divergence] and [redistribute], have a table
+[image] with files and a prompt. Paths are looked up from the file's own folder.
 """
 
 import tomllib
@@ -50,13 +51,13 @@ def read_work(path: Path, *kinds: str) -> Work:
     if kind not in kinds:
         raise ValueError(f"{path} has a table [{kind}]; run it with `headlens {kind}`.")
     given: Any = checked(_file_of(kind), parsed, str(path))
-    task, text = given.task, getattr(given, "text", None)
-    if task is not None and text is not None:
-        raise ValueError(f"{path} has both [task] and [text]; one run reads one of them.")
+    named = {name: table for name in KINDS[kind].sources if (table := getattr(given, name)) is not None}
+    if len(named) > 1:
+        raise ValueError(f"{path} has both {' and '.join(f'[{name}]' for name in named)}; one run reads one of them.")
     beside = given.model not in CATALOGUE and (folder / given.model).is_dir()
     return Work(
         model=str(folder / given.model) if beside else given.model,
-        source=KINDS[kind].choose(task, text, lambda table: f"[{table}] of {path}", folder),
+        source=KINDS[kind].choose(named, lambda table: f"[{table}] of {path}", folder),
         table=checked(KINDS[kind].table, getattr(given, kind) or {}, f"[{kind}] of {path}"),
         kind=kind,
         device=given.device,
@@ -67,9 +68,10 @@ def read_work(path: Path, *kinds: str) -> Work:
 
 @cache
 def _file_of(kind: str) -> type[_File]:
-    """The file of a run of this kind, whose task is required unless it may read a text."""
+    """The file of a run of this kind: what it reads is required where there is one table for it."""
     table: Any = (dict[str, Any] | None, None)
-    fields = {"task": table, "text": table} if KINDS[kind].reads else {"task": (dict[str, Any], ...)}
+    sources = KINDS[kind].sources
+    fields: dict[str, Any] = {name: table if len(sources) > 1 else (dict[str, Any], ...) for name in sources}
     return create_model("File", __base__=_File, **fields, **{kind: table})
 
 

@@ -33,7 +33,7 @@ class Ready:
     """The same, made: nothing is missing but the run itself."""
 
     model: "Model"
-    # a Task, a ChoiceTask, or Prompts where they are only read
+    # a Task, a ChoiceTask, Prompts where they are only read, or Samples with pictures
     task: Any
     # what the work's table makes of itself
     plan: Any
@@ -63,9 +63,7 @@ def _files(work: Work, model: "Model", task: Any, plan: Any) -> dict[str, bytes]
         work.kind: work.table.resolved(plan),
     }
     files = {CONFIG_FILE: toml(settings).encode()}
-    if work.source.path is not None:
-        files[work.source.path.name] = work.source.path.read_bytes()
-    return files
+    return {**files, **{path.name: path.read_bytes() for path in work.source.files}}
 
 
 def _findable(name: str) -> str:

@@ -10,7 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from headlens import __version__, cli
+from headlens.bundled import BUNDLED
 from headlens.cache import model_folder, write_manifest
+from headlens.models import load
 
 fetching = importlib.import_module("headlens.fetch")
 
@@ -36,6 +38,14 @@ def test_models_lists_what_is_ready_and_what_is_not(run, fetched):
     assert result.exit_code == 0
     assert f"ready in {fetched}" in result.stdout and "not fetched (93 MB)" in result.stdout
     assert "Apache-2.0" in result.stdout and "30 layers of 9 heads" in result.stdout
+
+
+def test_models_lists_what_comes_with_headlens_as_it_is(run, cache):
+    result = run("models")
+    model = load("tiny-vlm", device="cpu")
+    assert f"tiny-vlm: {BUNDLED['tiny-vlm'].description}; {model.hf.num_parameters():,} parameters" in result.stdout
+    sizes = f"  {model.n_layers} layers of {model.n_heads} heads, {model.n_kv_heads} key-value heads\n"
+    assert sizes in result.stdout.partition("tiny-vlm:")[2] and "  comes with headlens\n" in result.stdout
 
 
 def test_fetch_says_where_the_model_is(run, fetched):

@@ -11,18 +11,35 @@ SOURCES = {path.name: path.read_text() for path in files("headlens").joinpath("s
 MODULES = {name: text for name, text in SOURCES.items() if name.endswith(".js")}
 
 
-def test_what_a_module_imports_is_written_out_once():
-    whole = module("heatmap.js")
+WIDGETS = [name for name, text in MODULES.items() if "export default" in text]
+
+
+@pytest.mark.parametrize("widget", WIDGETS)
+def test_what_a_module_imports_is_written_out_once(widget):
+    whole = module(widget)
     assert not re.search(r"^\s*import\b", whole, re.MULTILINE)
     assert re.findall(r"^export.*", whole, re.MULTILINE) == ["export default {"]
-    for text in MODULES.values():
-        for name in re.findall(r"^export (?:const|function) (\w+)", text, re.MULTILINE):
+    for names in re.findall(
+        r"^import \{([^}]*)\} from", "\n".join(MODULES[name] for name in _reached(widget)), re.MULTILINE
+    ):
+        for name in (part.strip() for part in names.split(",")):
             assert len(re.findall(rf"^(?:const|function) {name}\b", whole, re.MULTILINE)) == 1
 
 
-def test_no_two_modules_use_one_name():
-    names = re.findall(r"^(?:const|let|function) (\w+)", module("heatmap.js"), re.MULTILINE)
+def test_each_module_is_part_of_a_widget():
+    assert {"heatmap.js", "gaze.js"} <= {*WIDGETS}
+    assert set().union(*(_reached(widget) for widget in WIDGETS)) == {*MODULES}
+
+
+@pytest.mark.parametrize("widget", WIDGETS)
+def test_no_two_modules_use_one_name(widget):
+    names = re.findall(r"^(?:const|let|function) (\w+)", module(widget), re.MULTILINE)
     assert len(names) > 15 and len(set(names)) == len(names)
+
+
+def _reached(name):
+    imported = re.findall(r'^import .* from "\./(.*)";', MODULES[name], re.MULTILINE)
+    return {name}.union(*(_reached(other) for other in imported))
 
 
 def test_each_name_that_is_imported_is_exported():
