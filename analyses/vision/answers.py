@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headlens.analyses.vision.divergence.image_free import of_tokens
+from headlens.analyses.vision.divergence.image_free import image_token, of_tokens
 from headlens.analyses.vision.replies import replies
 from headlens.analyses.vision.samples import Samples
 from headlens.hooks.apply import Edit
@@ -41,7 +41,10 @@ def answer_ids(model: Model, text: str) -> list[int]:
 
 def with_answer(model: Model, inputs: Mapping[str, Tensor], ids: Sequence[int]) -> dict[str, Tensor]:
     """The inputs of a prompt (a batch of 1) with an answer behind it; what goes with tokens goes on as for text that
-    comes after the prompt."""
+    comes after the prompt. ValueError for an answer that holds the token of an image patch."""
+    patch = image_token(model)
+    if patch in ids:
+        raise ValueError(f"The answer has the token of an image patch, {patch}; expected text.")
     tail = torch.tensor([[*ids]], dtype=inputs["input_ids"].dtype, device=inputs["input_ids"].device)
     # types of tokens are 0 for text, but for PaliGemma, where 0 is a prompt that sees all of itself
     kind = int(getattr(model.hf.config, "model_type", "") == "paligemma")
@@ -53,7 +56,7 @@ def with_answer(model: Model, inputs: Mapping[str, Tensor], ids: Sequence[int]) 
 def answered(model: Model, samples: Samples, answers: Sequence[Tensor | Sequence[int]]) -> Samples:
     """The samples with all of their answers but the last token, behind which nothing is said.
 
-    ValueError for another number of answers than samples, and an answer without tokens.
+    ValueError for another number of answers than samples, an answer without tokens, or with one of an image patch.
     """
     if len(answers) != len(samples):
         raise ValueError(f"{len(answers)} answers were given for {len(samples)} samples; give one for each.")

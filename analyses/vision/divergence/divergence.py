@@ -93,7 +93,7 @@ def position_divergence(
     kept = image_free(model, samples, "deleted", "kept", batch)
     moved = image_free(model, samples, "deleted", "shifted", batch)
     found = np.full((len(samples), model.n_layers, model.n_heads), np.nan, np.float32)
-    for some, z, other in _pairs(model, kept.samples, moved, batch, progress):
+    for some, z, other in _pairs(kept.reader, kept.samples, moved, batch, progress):
         found[some] = distances(model, z, other, relative, projected)[:, 0].cpu().numpy()
     return _map(model, samples, found, relative, projected, "head divergence by position", _MOVED, {"without": "both"})
 
@@ -113,7 +113,7 @@ def _pairs(
     """z of some samples at a time as they are, and without their pictures."""
     with tqdm(total=len(samples), unit=" samples", desc="divergence", disable=not progress) as bar:
         for some, inputs in samples.batches(batch):
-            yield some, last_z(model, inputs), last_z_without(model, free, some, batch)
+            yield some, last_z(model, inputs), last_z_without(free, some, batch)
             bar.update(len(some))
 
 

@@ -24,13 +24,13 @@ def last_z(model: Model, inputs: Mapping[str, Tensor], rows: int = 1) -> Float[T
 
 
 def last_z_without(
-    model: Model, free: ImageFree, samples: list[int], batch: int, rows: int = 1
+    free: ImageFree, samples: list[int], batch: int, rows: int = 1
 ) -> Float[Tensor, "batch row layer head d_head"]:
     """The same of some samples without their pictures, in the order of `samples`."""
     parts: dict[int, Tensor] = {}
     for own, inputs in free.samples.subset(samples).batches(batch):
-        with free.running(model, inputs):
-            parts |= dict(zip(own, last_z(model, inputs, rows), strict=True))
+        with free.running(inputs):
+            parts |= dict(zip(own, last_z(free.reader, inputs, rows), strict=True))
     return torch.stack([parts[at] for at in range(len(samples))])
 
 

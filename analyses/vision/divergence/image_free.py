@@ -8,12 +8,14 @@ None of the three is the truth; where they disagree, the disagreement is the fin
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from headlens.analyses.vision.divergence.blind_reader import blind_reader
 from headlens.analyses.vision.samples import Samples
 from headlens.hooks.edits import Call
 from headlens.hooks.groups import Image, TokenIds
@@ -24,8 +26,10 @@ from headlens.hooks.token_kinds import Resolving
 
 WAYS = ("deleted", "blank", "mean")
 POSITIONS = ("shifted", "kept")
+# Models that take a picture of zeros for one that is not there get a hair more.
+_BLANKS = dict.fromkeys(("idefics2", "idefics3", "smolvlm"), 1e-6)
 # What processors call the inputs of a picture, in the models that transformers has.
-_OF_PICTURES = ("pixel_", "image_", "aspect_ratio_", "cross_attention_mask")
+_OF_PICTURES = ("pixel_", "image_", "aspect_ratio_", "cross_attention_mask", "qformer_")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,27 +37,29 @@ class ImageFree:
     """Samples without their pictures; `mean` is what stands at image tokens, where something does."""
 
     samples: Samples
+    reader: Model  # runs them: the model, or its language model alone
     way: str
     position: str
     image_token: int | None
     mean: Float[Tensor, " d_model"] | None = None
 
     @contextmanager
-    def running(self, model: Model, inputs: Mapping[str, Tensor]) -> Iterator[None]:
+    def running(self, inputs: Mapping[str, Tensor]) -> Iterator[None]:
         """Runs of these inputs inside the block see the mean at their image tokens, where there is a mean."""
         mean, at = self.mean, image_tokens(inputs["input_ids"], self.image_token)
         if mean is None or not bool(at.any()):
             yield
             return
         entry, stays = str(Site("resid_pre", 0)), ~at[..., None]
-        with model.edited(Call(entry, lambda resid, hook: torch.where(stays.to(resid.device), resid, mean))):
+        with self.reader.edited(Call(entry, lambda resid, hook: torch.where(stays.to(resid.device), resid, mean))):
             yield
 
 
 def image_free(model: Model, samples: Samples, way: str, position: str | None, batch: int) -> ImageFree:
     """The samples without their pictures.
 
-    - "deleted": without image tokens and without the inputs of pictures (2412.13949). With position "shifted", as in
+    - "deleted": without image tokens and without the inputs of pictures (2412.13949); a model that demands a picture
+      (InstructBLIP) is then read by its language model alone. With position "shifted", as in
       the paper, the text behind a picture moves up; "kept" leaves it at the positions that it had, though sliding
       windows count the tokens that are left. Tokens that only frame a picture (Qwen-VL's vision_start) are text and
       stay.
@@ -72,12 +78,15 @@ def image_free(model: Model, samples: Samples, way: str, position: str | None, b
         _check_sample(at, inputs, token)
     if way == "mean":
         _refuse_deep_stack(model)
-        return ImageFree(samples, way, position, token, _mean_embedding(model, samples, token, batch))
-    change = _blank if way == "blank" else _deleted
+        return ImageFree(samples, model, way, position, token, _mean_embedding(model, samples, token, batch))
+    change = _deleted
+    if way == "blank":
+        change = partial(_blank, _BLANKS.get(model.hf.config.model_type, 0.0))
     if way == "deleted" and position == "kept":
         _refuse_several_axes(model)
         change = _deleted_in_place
-    return ImageFree(replace(samples, inputs=tuple(change(one, token) for one in samples.inputs)), way, position, token)
+    free = replace(samples, inputs=tuple(change(one, token) for one in samples.inputs))
+    return ImageFree(free, model if way == "blank" else blind_reader(model), way, position, token)
 
 
 def image_token(model: Model) -> int | None:
@@ -138,9 +147,10 @@ def _deleted_in_place(inputs: Mapping[str, Tensor], token: int | None) -> dict[s
     return {**left, "attention_mask": torch.ones_like(left["input_ids"])}
 
 
-def _blank(inputs: Mapping[str, Tensor], token: int | None) -> dict[str, Tensor]:
+def _blank(level: float, inputs: Mapping[str, Tensor], token: int | None) -> dict[str, Tensor]:
     return {
-        name: torch.zeros_like(value) if name.startswith("pixel_values") else value for name, value in inputs.items()
+        name: torch.full_like(value, level) if name.startswith("pixel_values") else value
+        for name, value in inputs.items()
     }
 
 

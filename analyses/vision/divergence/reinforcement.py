@@ -127,7 +127,7 @@ def reinforce(
     chosen, found = np.zeros(shape, bool), np.full(shape, np.nan, np.float32)
     with tqdm(total=len(samples), unit=" samples", desc="reinforce", disable=not progress) as bar:
         for some, inputs in samples.batches(batch):
-            choice = _Choice(last_z_without(model, free, some, batch)[:, 0], alpha, wanted, zero_outliers, {})
+            choice = _Choice(last_z_without(free, some, batch)[:, 0], alpha, wanted, zero_outliers, {})
             sites = [str(Site("z", layer)) for layer in range(model.n_layers)]
             with torch.no_grad(), model.edited(*(Call(site, choice) for site in sites)):
                 model(inputs, **spared)

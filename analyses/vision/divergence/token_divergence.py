@@ -12,7 +12,7 @@ from tqdm import tqdm
 from headlens.analyses.vision.answers import answered
 from headlens.analyses.vision.divergence.head_outliers import outlying
 from headlens.analyses.vision.divergence.head_reads import distances, last_z, last_z_without
-from headlens.analyses.vision.divergence.image_free import image_free, image_token
+from headlens.analyses.vision.divergence.image_free import image_free
 from headlens.analyses.vision.samples import Samples
 from headlens.hooks.model import Model
 
@@ -67,16 +67,12 @@ def token_divergence(
     if not 1 <= count <= model.n_heads:
         raise ValueError(f"k={k} was given; expected how many heads of a layer count, from 1 to {model.n_heads}.")
     said = [torch.as_tensor(answer, dtype=torch.long).cpu() for answer in answers]
-    patch = image_token(model)
-    for at, answer in enumerate(said):
-        if patch in answer.reshape(-1).tolist():
-            raise ValueError(f"Answer {at} has the token of an image patch, {patch}; expected text.")
     whole = answered(model, samples, said)
     free = image_free(model, whole, without, position, 1)
     series = []
     for at, answer in enumerate(tqdm(said, unit=" answers", desc="token_divergence", disable=not progress)):
         z = last_z(model, whole.inputs[at], len(answer))
-        other = last_z_without(model, free, [at], 1, len(answer))
+        other = last_z_without(free, [at], 1, len(answer))
         heads = distances(model, z, other, False, False)[0]
         if zero_outliers:
             heads = heads.masked_fill(outlying(heads, other[0].square().sum(-1)), 0)

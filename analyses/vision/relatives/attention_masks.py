@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from headlens.analyses.vision.divergence.blind_reader import demands_pictures
 from headlens.analyses.vision.redistribution.visual_sinks import image_tokens
 from headlens.hooks.edits import Heads, Pos, check_positions
 from headlens.hooks.group_masks import keys_of
@@ -119,6 +120,8 @@ def _check_fit(model: Model) -> None:
     # by which Gemma-3 and PaliGemma let pictures, or whole prompts, see all of themselves
     both_ways = known_words(model.hf, token_type_ids=None)
     rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    if demands_pictures(model):
+        raise ValueError(f"{model.name!r} gives its language model a mask of its own, and takes none with these axes.")
     if windows or both_ways or "mrope_section" in rope or not model.towers[MAIN].is_causal:
         raise ValueError(
             f"{model.name!r} does not have plain causal attention in all layers, but sliding windows, pictures that "

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import LogitsProcessor
 
+from headlens.analyses.vision.divergence.blind_reader import demands_pictures
 from headlens.analyses.vision.divergence.image_free import image_free, of_tokens
 from headlens.analyses.vision.samples import Samples
 from headlens.hooks.clock import Clock, ticking
@@ -98,8 +99,8 @@ def guidance(model: Model, inputs: Mapping[str, Tensor], gamma: float = 1.1, cut
 
     Raises:
         ValueError: for what `image_free` refuses, prompts whose texts differ in length, models with positions of
-            several axes (M-RoPE), whose state a second run would change, and what `guided_logits` refuses; in
-            `generate`, for other prompts, or beams.
+            several axes (M-RoPE), whose state a second run would change, or that demand a picture, and what
+            `guided_logits` refuses; in `generate`, for other prompts, or beams.
     """
     guided_logits(torch.zeros(1), torch.zeros(1), gamma, cut)
     config: Any = model.hf.config.get_text_config()
@@ -111,6 +112,8 @@ def guidance(model: Model, inputs: Mapping[str, Tensor], gamma: float = 1.1, cut
         {name: inputs[name][row : row + 1].to(model.device) for name in of_tokens(inputs) if name != "position_ids"}
         for row in range(len(inputs["input_ids"]))
     ]
+    if demands_pictures(model):
+        raise ValueError(f"{model.name!r} does not run without a picture, and guidance runs the same model without it.")
     free = image_free(model, Samples("guided", tuple(alone)), "deleted", None, 1).samples.inputs
     lengths = sorted({one["input_ids"].shape[1] for one in free})
     if len(lengths) > 1:

@@ -61,8 +61,6 @@ def test_without_a_picture_it_is_0():
     assert (series.values == 0).all()
 
 
-
-
 @pytest.mark.parametrize(
     ("samples", "answers", "words", "says"),
     [
