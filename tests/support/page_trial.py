@@ -75,7 +75,7 @@ document.getElementById("found").textContent = JSON.stringify({ found, errors })
 </script></body></html>"""
 
 
-def trial(name, styles, traits, sent, script, folder, width=1280):
+def trial(name, styles, traits, sent, script, folder, width=1280, dark=False):
     """What the script returns. Skips where there is no browser; an error in the page is an assertion."""
     if not BROWSER:
         pytest.skip("no chromium here; `apt-get install chromium` brings one")
@@ -84,7 +84,8 @@ def trial(name, styles, traits, sent, script, folder, width=1280):
     text = _PAGE % (css, module(name), json.dumps(given).replace("<", "\\u003c"), script)
     page = folder / "trial.html"
     page.write_text(text)
-    where = (f"--window-size={width},900", f"--user-data-dir={folder / 'browser'}")
+    theme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
+    where = (theme, f"--window-size={width},900", f"--user-data-dir={folder / 'browser'}")
     run = subprocess.run(
         [BROWSER, *FLAGS, *where, "--dump-dom", page.as_uri()],
         capture_output=True,
