@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from headlens.analyses.vision.divergence.divergence import position_divergence as position_divergence
     from headlens.analyses.vision.divergence.reinforcement import reinforce as reinforce
     from headlens.analyses.vision.divergence.token_divergence import token_divergence as token_divergence
+    from headlens.analyses.vision.gaze import gaze as gaze
     from headlens.analyses.vision.image_prompts import image_prompt as image_prompt
     from headlens.analyses.vision.image_prompts import open_picture as open_picture
     from headlens.analyses.vision.measures.chair import chair as chair
@@ -61,7 +62,6 @@ if TYPE_CHECKING:
     from headlens.analyses.vision.redistribution.sink_dimensions import sink_dimensions as sink_dimensions
     from headlens.analyses.vision.redistribution.visual_sinks import visual_sinks as visual_sinks
     from headlens.analyses.vision.relatives import by_name as relatives
-    from headlens.figures import view as view
     from headlens.hooks import groups as groups
     from headlens.hooks.edits import Ablate as Ablate
     from headlens.hooks.edits import Call as Call
@@ -75,7 +75,10 @@ if TYPE_CHECKING:
     from headlens.hooks.row_edits import KnockOut as KnockOut
     from headlens.hooks.row_edits import Temperature as Temperature
     from headlens.hooks.sink_rule import SinkRule as SinkRule
+    from headlens.hooks.token_roles import token_roles as token_roles
     from headlens.models import load as load
+    from headlens.views.view import view as view
+    from headlens.views.view import view_compare as view_compare
 
 __version__ = "0.1.0"
 
@@ -116,6 +119,7 @@ __all__ = [
     "find_sinks",
     "fitted_constant",
     "gating_probe",
+    "gaze",
     "groups",
     "head_stats",
     "image_centric_heads",
@@ -146,8 +150,10 @@ __all__ = [
     "temperature_slopes",
     "text_windows",
     "token_divergence",
+    "token_roles",
     "verify",
     "view",
+    "view_compare",
     "visual_sinks",
     "weights",
 ]
@@ -194,6 +200,7 @@ _HOMES = {
     "find_sinks": "headlens.analyses.sinks",
     "fitted_constant": "headlens.analyses.vision.measures.yes_no",
     "gating_probe": "headlens.analyses.head_gating",
+    "gaze": "headlens.analyses.vision.gaze",
     "head_stats": "headlens.analyses.attention_statistics",
     "image_centric_heads": "headlens.analyses.vision.redistribution.image_centric",
     "image_prompt": "headlens.analyses.vision.image_prompts",
@@ -221,8 +228,10 @@ _HOMES = {
     "temperature_slopes": "headlens.analyses.temperature",
     "text_windows": "headlens.analyses.english",
     "token_divergence": "headlens.analyses.vision.divergence.token_divergence",
+    "token_roles": "headlens.hooks.token_roles",
     "verify": "headlens.analyses.verification",
-    "view": "headlens.figures",
+    "view": "headlens.views.view",
+    "view_compare": "headlens.views.view",
     "visual_sinks": "headlens.analyses.vision.redistribution.visual_sinks",
 }
 

@@ -22,20 +22,6 @@ _NEGATIVE, _POSITIVE, _MISSING = "#3f6a9c", "#c2633a", "#c9c9c9"
 _PIXELS_PER_ROW, _PIXELS_PER_COLUMN = 22, 36
 
 
-def view(headmap: Any) -> "Figure":
-    """Show a map, as `figure` does, or the counts of what has some, such as the sinks of hl.find_sinks.
-
-    ValueError for anything else, or for a map that has no picture.
-    """
-    counts = getattr(headmap, "counts", None)
-    headmap = counts() if callable(counts) else headmap
-    if not isinstance(headmap, HeadMap):
-        raise ValueError(
-            f"A {type(headmap).__name__} was given; view() shows a HeadMap, such as hl.patch_sweep returns."
-        )
-    return figure(headmap)
-
-
 def figure(headmap: HeadMap) -> "Figure":
     """The map with layer 0 on top and a colour scale that is symmetric about 0, or bars; what is missing is grey.
 

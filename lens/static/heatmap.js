@@ -1,12 +1,13 @@
 // A map of attention heads and a table of the strongest, in plain elements: an anywidget module that reports inline.
 //
-// Traits: `selected` [row, column] as indices, or null, and `data`:
+// Traits: `selected` [row, column] as indices, or null; `order`, "head" or "effect", in which each row's heads lie;
+// `numbers`, float32 [part, (values, low, high), cell] where data has none of its own (NaN is missing); and `data`:
 //   dims     [{ name, labels, tokens }]: the first `outer` span the picture (one: bars, two: rows and columns), the
 //            others, if any, are its entries; tokens [text, remark] a label, or null
 //   names    what the cells of the picture are called, in order; `entries` what an entry adds to that ([""] if none)
 //   parts    [{ metric, units, bound, digits, step, values, low, high, level }]: the numbers by metric, flat, in the
 //            order of dims; null is missing; n stands for (n + 1/2) * step, or for itself without a step
-//   noun     what one cell is, such as "head"; `top` how many lines the table has
+//   noun     what one cell is, such as "head"; `top` how many lines the table has; `by` what parts differ in (metric)
 
 import { buildBoard } from "./board.js";
 import { axisOf, buildBar, buildChoices, intervalText, make, paint, shown } from "./elements.js";
@@ -16,7 +17,19 @@ const STRONGEST = -1;
 const ROOMY = 260;
 const LONE = { name: "", labels: [""], tokens: null };
 
-function decoded(part) {
+// The numbers of a part that lie in bytes, which may not start where float32 may.
+function fromBytes(bytes, at, count) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset + 12 * at * count, 12 * count);
+  const all = Array.from({ length: 3 * count }, (_, one) => view.getFloat32(4 * one, true));
+  const known = all.map((number) => (Number.isNaN(number) ? null : number));
+  return [known.slice(0, count), known.slice(count, 2 * count), known.slice(2 * count)];
+}
+
+function decoded(part, at, data, bytes) {
+  if (!part.values) {
+    const [values, low, high] = fromBytes(bytes, at, data.names.length * data.entries.length);
+    return { ...part, values, low: part.level === null ? null : low, high: part.level === null ? null : high };
+  }
   const number = (n) => (n === null || part.step === null ? n : (n + 0.5) * part.step);
   const [values, low, high] = [part.values, part.low, part.high].map((numbers) => numbers?.map(number) ?? null);
   return { ...part, values, low, high };
@@ -113,14 +126,16 @@ function buildTable(part, readings, { title, top, select }) {
 }
 
 // The board of the picture, and the board of one cell's entries where there are any.
-function buildBoards(data, { chooseCell, chooseEntry }) {
-  const [rows, columns = LONE] = data.dims.slice(0, data.outer);
+function buildBoards(data, { chooseCell, chooseEntry, ranked }) {
+  const [rows, given = LONE] = data.dims.slice(0, data.outer);
+  const ranks = { name: "rank of the head within its layer", labels: given.labels.map((_, at) => String(at + 1)) };
+  const columns = ranked ? { ...ranks, tokens: null } : given;
   const inner = data.dims.slice(data.outer);
   const fit = (room, count, largest) => Math.max(7, Math.min(largest, Math.floor(room / count)));
   const count = rows.labels.length;
   const map = buildBoard(rows, columns, {
     label: `Rows are ${rows.name}${columns.name && `, columns are ${columns.name}`}`,
-    width: data.outer === 1 ? 420 : fit(columns.name === "head" ? 600 : 960, columns.labels.length, 40),
+    width: data.outer === 1 ? 420 : fit(given.name === "head" ? 600 : 960, columns.labels.length, 40),
     height: count <= 14 ? 30 : count <= 26 ? 22 : count <= 48 ? 17 : 12,
     describe: sentence,
     choose: ([row, column]) => chooseCell(row * columns.labels.length + column),
@@ -139,17 +154,36 @@ function buildBoards(data, { chooseCell, chooseEntry }) {
   return { map, entries, columns: columns.labels.length, entryColumns: across.labels.length, strip };
 }
 
-function draw(model, root) {
+// For each place of the board the cell that lies there: its own, or in each row the largest first, missing ones last.
+function cellsInPlace(readings, columns, ranked) {
+  const cells = readings.map((_, at) => at);
+  if (!ranked) return cells;
+  const rowOf = (cell) => Math.floor(cell / columns);
+  const worth = (cell) => readings[cell].value ?? -Number.MAX_VALUE;
+  return cells.sort((one, other) => rowOf(one) - rowOf(other) || worth(other) - worth(one) || one - other);
+}
+
+// `kept` is the part and the entry that were shown before, if the same map is drawn anew.
+function draw(model, root, kept = {}) {
   const data = model.get("data");
-  const parts = data.parts.map(decoded);
+  const parts = data.parts.map((part, at) => decoded(part, at, data, model.get("numbers")));
+  // a page without this trait has nobody to hear of it
+  const sortable = data.outer === 2 && data.dims[1].name === "head" && model.get("order") !== undefined;
+  const ranked = sortable && model.get("order") === "effect";
   const bars = data.outer === 1;
   const inner = data.dims.slice(data.outer);
   const innerName = inner.map(({ name }) => name).join(" and ");
-  let [part, entry, cell] = [parts[0], STRONGEST, null];
-  let readings = [];
+  let [part, entry, cell] = [parts[kept.part ?? 0], kept.entry ?? STRONGEST, null];
+  let [readings, places] = [[], []];
 
-  const boards = buildBoards(data, { chooseCell: select, chooseEntry: (chosen) => refresh({ entry: chosen }) });
-  const metrics = buildChoices("metric", parts.map((one) => [one.metric, one]), (one) => refresh({ part: one }));
+  const boards = buildBoards(data, {
+    chooseCell: (place) => select(places[place]),
+    chooseEntry: (chosen) => refresh({ entry: chosen }),
+    ranked,
+  });
+  const orders = buildChoices("heads in order of", [["head", "head"], ["effect", "effect"]], reorder);
+  const named = parts.map((one) => [one.metric, one]);
+  const metrics = buildChoices(data.by ?? "metric", named, (one) => refresh({ part: one }));
   const where = buildChoices(
     `every ${data.noun} at`,
     [[`its strongest ${innerName}`, STRONGEST]],
@@ -171,6 +205,7 @@ function draw(model, root) {
     ...(parts.length > 1 || parts[0].metric ? [metrics.box] : []),
     ...(boards.strip ? [detail] : []),
     ...(boards.entries ? [where.box] : []),
+    ...(sortable ? [orders.box] : []),
     status,
     map,
     side,
@@ -182,7 +217,7 @@ function draw(model, root) {
   function select(chosen) {
     cell = chosen;
     const at = placeOf(cell, boards.columns);
-    boards.map.mark(at);
+    boards.map.mark(placeOf(places.indexOf(cell), boards.columns));
     for (const row of table.querySelectorAll("tbody tr")) row.classList.toggle("selected", +row.dataset.cell === cell);
     status.textContent = sentence(readings[cell]);
     if (boards.entries) {
@@ -194,6 +229,10 @@ function draw(model, root) {
       model.set("selected", at);
       model.save_changes();
     }
+  }
+  function reorder(order) {
+    model.set("order", order);
+    model.save_changes();
   }
   // What the model has selected, where this map has such a cell.
   function given() {
@@ -207,32 +246,44 @@ function draw(model, root) {
     output.textContent =
       entry === STRONGEST ? "" : `${data.entries[entry]} ${tokenText(tokensAt(inner, entry))}`.trim();
     readings = data.names.map((_, one) => read(data, part, one, entry));
+    places = cellsInPlace(readings, boards.columns, ranked);
     const axis = axisOf(readings, part.step ?? 0);
     const bar = (element, reading) => {
       element.classList.toggle("missing", reading.value === null);
       element.replaceChildren(...(reading.value === null ? [] : [buildBar(reading, axis)]));
     };
-    boards.map.show(readings, bars ? bar : colour);
+    boards.map.show(places.map((one) => readings[one]), bars ? bar : colour);
     legend.replaceChildren(...buildLegend(part, { bars, readings, width: boards.map.width }).childNodes);
     table.replaceChildren(buildTable(part, readings, { title: data.noun, top: data.top, select }));
     select(cell ?? given() ?? Number(table.querySelector("tbody tr")?.dataset.cell ?? 0));
   }
+  orders.press(ranked ? "effect" : "head");
   refresh({});
-  return () => given() !== null && select(given());
+  return {
+    follow: () => given() !== null && select(given()),
+    kept: () => ({ part: parts.indexOf(part), entry }),
+    focus: () => orders.box.querySelector("[aria-pressed=true]").focus(),
+  };
 }
 
 export default {
   render({ model, el }) {
     const root = make("div", "headlens-map");
     el.append(root);
-    let follow = draw(model, root);
-    const redraw = () => (follow = draw(model, root));
-    const reselect = () => follow();
-    model.on("change:data", redraw);
-    model.on("change:selected", reselect);
+    let drawn = draw(model, root);
+    const listeners = {
+      data: () => (drawn = draw(model, root)),
+      selected: () => drawn.follow(),
+      order: () => {
+        const within = root.contains(document.activeElement);
+        drawn = draw(model, root, drawn.kept());
+        // the button that was pressed is a new one now
+        if (within) drawn.focus();
+      },
+    };
+    for (const [name, listener] of Object.entries(listeners)) model.on(`change:${name}`, listener);
     return () => {
-      model.off("change:data", redraw);
-      model.off("change:selected", reselect);
+      for (const [name, listener] of Object.entries(listeners)) model.off(`change:${name}`, listener);
     };
   },
 };

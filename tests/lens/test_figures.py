@@ -6,11 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import headlens
 from headlens.analyses.headmap import HeadMap
-from headlens.analyses.sinks import find_sinks
 from headlens.figures import figure
-from tiny_models import held, inputs_for
 
 
 @pytest.fixture
@@ -98,23 +95,6 @@ def test_many_heads_get_fewer_labels():
     wide = HeadMap(values=np.zeros((2, 100)), dims=("layer", "head"), name="n", units="u", sign="s")
     assert list(draw(wide).layout.xaxis.ticktext)[:3] == ["0", "4", "8"]
     assert trace(draw(wide)).zmax == 1
-
-
-def test_view_shows_a_map(headmap):
-    assert np.array_equal(np.asarray(trace(headlens.view(headmap)).z), headmap.values, equal_nan=True)
-
-
-def test_view_shows_the_counts_of_sinks():
-    sinks = find_sinks(held("llama"), inputs_for("llama", length=20), alpha=1.4, min_rows=3)
-    drawn = headlens.view(sinks)
-    assert np.array_equal(np.asarray(trace(drawn).z), sinks.flagged.sum(-1).mean(0).astype(np.float32))
-    assert trace(drawn).colorbar.title.text == "tokens per prompt" and trace(drawn).zmax > 1
-
-
-@pytest.mark.parametrize("given", [np.zeros((3, 5)), None, "map"])
-def test_view_refuses_other_things(given):
-    with pytest.raises(ValueError, match=f"A {type(given).__name__} was given; view.. shows a HeadMap"):
-        headlens.view(given)
 
 
 def test_tokens_stand_under_positions_and_are_named_on_hover():
