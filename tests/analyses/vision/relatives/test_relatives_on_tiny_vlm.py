@@ -38,7 +38,7 @@ def test_answers_and_their_attention(vlm, plain, told):
     rows = answer_rows(vlm, some, answers, [0, 3])
     for inputs, answer, own in zip(some.inputs, answers, rows, strict=True):
         said, steps = plain_answer(inputs, 9, plain)
-        assert answer.tolist() == said.tolist()
+        assert [*answer] == said.tolist()
         for at, step in enumerate(steps):
             wanted = step[[0, 3]].mean(1)
             torch.testing.assert_close(own[:, at, : wanted.shape[1]].double(), wanted, rtol=1e-3, atol=1e-6)
