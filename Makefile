@@ -4,7 +4,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 WORKERS ?= 2
 
-.PHONY: demo test lint types
+.PHONY: demo test lab lint types
 
 demo: .venv/installed
 	$(BIN)/headlens demo
@@ -12,6 +12,10 @@ demo: .venv/installed
 # Tests of a file stay together, since they share what they load. One thread each: more only get in each other's way.
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
+
+# JupyterLab comes with this target alone; nothing else needs it.
+lab: .venv/notebook
+	$(BIN)/jupyter lab notebooks
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -27,4 +31,8 @@ types: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q "$(TORCH)"
 	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
+	touch $@
+
+.venv/notebook: .venv/installed
+	$(BIN)/pip install -q -c constraints.txt -e ".[notebook]"
 	touch $@

@@ -98,8 +98,8 @@ def train(
     """The trained model and the mean losses of each part's last steps."""
     steps = {**STEPS, **(steps or {})}
     torch.manual_seed(seed)
-    model, lessons, losses = tiny_model(seed).to(device), Lessons(world, seed, device), {}
-    model.train()
+    model, lessons, losses = tiny_model(seed), Lessons(world, seed, device), {}
+    model.train().to(torch.device(device))  # pyright: ignore[reportArgumentType]
     inner: Any = model.model
     tower, projector, words = inner.vision_tower, inner.multi_modal_projector, inner.get_input_embeddings()
 

@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from headlens.hooks.sink_rule import SinkRule as SinkRule
     from headlens.hooks.token_roles import token_roles as token_roles
     from headlens.models import load as load
+    from headlens.views.image_view import view_image as view_image
     from headlens.views.view import view as view
     from headlens.views.view import view_compare as view_compare
 
@@ -154,6 +155,7 @@ __all__ = [
     "verify",
     "view",
     "view_compare",
+    "view_image",
     "visual_sinks",
     "weights",
 ]
@@ -232,6 +234,7 @@ _HOMES = {
     "verify": "headlens.analyses.verification",
     "view": "headlens.views.view",
     "view_compare": "headlens.views.view",
+    "view_image": "headlens.views.image_view",
     "visual_sinks": "headlens.analyses.vision.redistribution.visual_sinks",
 }
 

@@ -27,7 +27,7 @@ from headlens.hooks.token_kinds import Resolving
 WAYS = ("deleted", "blank", "mean")
 POSITIONS = ("shifted", "kept")
 # Models that take a picture of zeros for one that is not there get a hair more.
-_BLANKS = dict.fromkeys(("idefics2", "idefics3", "smolvlm"), 1e-6)
+_BLANKS: Mapping[str, float] = {"idefics2": 1e-6, "idefics3": 1e-6, "smolvlm": 1e-6}
 # What processors call the inputs of a picture, in the models that transformers has.
 _OF_PICTURES = ("pixel_", "image_", "aspect_ratio_", "cross_attention_mask", "qformer_")
 
