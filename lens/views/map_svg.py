@@ -13,6 +13,8 @@ _GROUND = "#f0efec"
 _LEFT, _TOP, _WIDE = 64.0, 76.0, 640.0
 # Cells of one shade are one path, which keeps a large map small; so many shades to each side of 0.
 _SHADES = 24
+# Pixels of a letter.
+_LETTER = 7
 # Labels of an axis at most.
 _TICKS = 24
 
@@ -28,23 +30,25 @@ def map_svg(picture: Picture, metric: str = "") -> str:
     cell = (float(np.clip(_WIDE / columns, 4, 30)), float(np.clip(520 / rows, 6, 22)))
     bound = reach(flat)
     wide, high = columns * cell[0], rows * cell[1]
-    width, height = max(_LEFT + wide + 24, 420.0), _TOP + high + 64
-    title = f"{flat.name}: {metric}" if metric else flat.name
     digits = decimals(bound)
-    scale = f"blue {shown(-bound, digits)}, orange {shown(bound, digits)}: {flat.units}"
+    title = _short(f"{flat.name}: {metric}" if metric else flat.name)
+    strongest = _short(_strongest(flat.values, flat.label, digits))
+    scale = _short(f"blue {shown(-bound, digits)}, orange {shown(bound, digits)}: {flat.units}")
+    words = 32 + _LETTER * max(len(strongest), len(scale), len(title) * 4 / 3)
+    width, height = max(_LEFT + wide + 24, words), _TOP + high + 64
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
         f'height="{height:g}" role="img" font-family="{FONT}" font-size="12">',
         f"<title>{svg_text(title)}</title><desc>{svg_text(flat.sign)}</desc>",
         f'<rect width="100%" height="100%" fill="{PAPER}"/>',
-        f'<text x="16" y="24" font-size="16" font-weight="600" fill="{INK}">{svg_text(_short(title))}</text>',
-        f'<text x="16" y="42" fill="{SOFT}">{svg_text(_short(_strongest(flat.values, flat.label, digits)))}</text>',
+        f'<text x="16" y="24" font-size="16" font-weight="600" fill="{INK}">{svg_text(title)}</text>',
+        f'<text x="16" y="42" fill="{SOFT}">{svg_text(strongest)}</text>',
         f'<g transform="translate({_LEFT:g} {_TOP:g})">',
         f'<rect width="{wide:g}" height="{high:g}" fill="{_GROUND}"/>',
         *shaded(values / bound, cell),
         *_ticks(picture, cell),
         "</g>",
-        f'<text x="16" y="{height - 14:g}" fill="{SOFT}">{svg_text(_short(scale))}</text>',
+        f'<text x="16" y="{height - 14:g}" fill="{SOFT}">{svg_text(scale)}</text>',
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
@@ -73,7 +77,7 @@ def _ticks(picture: Picture, cell: tuple[float, float]) -> Iterator[str]:
     for at in range(0, len(coords[rows]), every):
         y = (at + 0.5) * cell[1] + 4
         yield f'<text x="-6" y="{y:g}" text-anchor="end" fill="{SOFT}">{svg_text(str(coords[rows][at])[:9])}</text>'
-    yield f'<text x="-6" y="-14" text-anchor="end" fill="{SOFT}">{svg_text(title_of(rows))}</text>'
+    yield f'<text x="-6" y="-4" text-anchor="end" fill="{SOFT}">{svg_text(title_of(rows))}</text>'
     for dim in columns:
         longest = max(len(str(label)) for label in coords[dim])
         every = max(-(-len(coords[dim]) // _TICKS), int(np.ceil(8 * longest / cell[0])))
