@@ -71,13 +71,15 @@ def peer(model, task, cells, setter, columns, direction="denoising"):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("direction", ["denoising", "noising"])
-def test_every_head_equals_transformer_lens(smollm2, task, direction):
+@pytest.mark.parametrize(
+    ("direction", "layers"), [("denoising", range(30)), ("noising", range(2, 30, 3))], ids=["denoising", "noising"]
+)
+def test_every_head_equals_transformer_lens(smollm2, task, direction, layers):
     few = task.subset([2, 5])
     effects = hl.patch_sweep(smollm2, few, direction=direction, progress=False)
-    every = [(layer, head) for layer in range(30) for head in range(9)]
-    want = peer(smollm2, few, every, "layer_head_vector_patch_setter", ["layer", "head"], direction).reshape(30, 9)
-    np.testing.assert_allclose(effects.samples.mean(0), want, rtol=0, atol=1e-4)
+    every = [(layer, head) for layer in layers for head in range(9)]
+    want = peer(smollm2, few, every, "layer_head_vector_patch_setter", ["layer", "head"], direction).reshape(-1, 9)
+    np.testing.assert_allclose(effects.samples.mean(0)[[*layers]], want, rtol=0, atol=1e-4)
     assert np.abs(want).max() > 1
 
 
