@@ -28,6 +28,11 @@ def tokenizer_of(model: Model | PreTrainedTokenizerBase) -> PreTrainedTokenizerB
     return found
 
 
+def text_tokenizer(model: Model) -> Any | None:
+    """The tokenizer of a model's text, which a processor carries; None without one."""
+    return getattr(model.tokenizer, "tokenizer", model.tokenizer)
+
+
 def vocabulary_of(model: Model | PreTrainedTokenizerBase) -> int:
     """How many token ids there are: rows of the model's embedding, or entries of a lone tokenizer."""
     if not isinstance(model, Model):

@@ -15,8 +15,9 @@ from headlens.analyses.vision.gaze import Gaze
 from headlens.gaze_data import gaze_data
 from headlens.hooks.sites import Head
 from headlens.javascript import module
+from headlens.page_safety import ESCAPES, policy
 from headlens.page_text import provenance
-from headlens.report import ESCAPES, boot, policy
+from headlens.report import boot
 
 _PAGE = """<!doctype html>
 <html lang="en">

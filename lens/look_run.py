@@ -102,7 +102,7 @@ def drawn(model: "Model", source: "Source", inputs: Any) -> list[Any]:
 
 def _unknown(model: "Model", inputs: Any) -> str:
     """A warning where the prompt has words that the tokenizer does not know."""
-    from headlens.analyses.vision.answers import text_tokenizer
+    from headlens.analyses.tokens import text_tokenizer
     from headlens.ranking import counted
 
     unknown = getattr(text_tokenizer(model), "unk_token_id", None)

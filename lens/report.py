@@ -1,7 +1,5 @@
 """A head map as one HTML page that needs no network and no other file: the map, its strongest heads, what it is."""
 
-import base64
-import hashlib
 import json
 from collections.abc import Mapping
 from html import escape
@@ -14,11 +12,9 @@ from headlens.analyses.atomic import write_text
 from headlens.analyses.headmap import HeadMap
 from headlens.javascript import module
 from headlens.page_data import page_data
+from headlens.page_safety import ESCAPES, policy
 from headlens.page_text import guide, in_words, provenance, size, table
 from headlens.pictures import pictures
-
-# Inside a script element only the end of that element matters; the last two end a line in some JavaScript.
-ESCAPES = {ord(mark): f"\\u{ord(mark):04x}" for mark in "<>&\u2028\u2029"}
 
 # The module is an anywidget, here with a model that nobody else listens to. A blob is how a page can import a module
 # that it carries itself.
@@ -110,17 +106,6 @@ def report_html(headmap: HeadMap) -> str:
 def boot(module: str, traits: Mapping[str, Any]) -> str:
     """The page's own script: it renders the module in the element of this id, with these traits beside the data."""
     return _BOOT % (json.dumps(dict(traits)), module)
-
-
-def policy(css: str, script: str, images: bool = False) -> str:
-    """Nothing from the network, and no script or style but the page's own, known by their digests; `images` may be
-    written out in it."""
-    style, code = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (css, script))
-    inside = "img-src data:; " if images else ""
-    return (
-        f"default-src 'none'; script-src 'sha256-{code}' blob:; style-src 'sha256-{style}'; {inside}base-uri 'none'; "
-        "form-action 'none'"
-    )
 
 
 _MAP_BOOT = boot("heatmap", {"selected": None})

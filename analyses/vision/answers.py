@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from headlens.analyses.tokens import text_tokenizer
 from headlens.analyses.vision.divergence.image_free import image_token, of_tokens
 from headlens.analyses.vision.replies import replies
 from headlens.analyses.vision.samples import Samples
@@ -67,11 +67,6 @@ def answered(model: Model, samples: Samples, answers: Sequence[Tensor | Sequence
             raise ValueError(f"Answer {at} has shape {[*said.shape]}; expected its token ids, one or more, in a row.")
         grown.append(with_answer(model, inputs, said[:-1].tolist()))
     return replace(samples, inputs=tuple(grown))
-
-
-def text_tokenizer(model: Model) -> Any | None:
-    """The tokenizer of a model's text, which a processor carries; None without one."""
-    return getattr(model.tokenizer, "tokenizer", model.tokenizer)
 
 
 def _longer(name: str, value: Tensor, tail: Tensor, filler: int) -> Tensor:

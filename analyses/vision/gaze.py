@@ -11,7 +11,8 @@ from jaxtyping import Float, Float32, Int, Int32
 from torch import Tensor
 
 from headlens.analyses.arrays import load_arrays, save_arrays
-from headlens.analyses.vision.answers import answer_ids, greedy_answer, text_tokenizer, with_answer
+from headlens.analyses.tokens import text_tokenizer
+from headlens.analyses.vision.answers import answer_ids, greedy_answer, with_answer
 from headlens.analyses.vision.samples import Samples
 from headlens.analyses.vision.samples_origin import samples_origin
 from headlens.analyses.watched_run import watched_run

@@ -5,7 +5,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from headlens.analyses.tokens import tokenizer_of
+from headlens.analyses.tokens import text_tokenizer, tokenizer_of
 from headlens.analyses.vision.samples import Samples
 from headlens.analyses.vision.under import Under, edits_for
 from headlens.hooks.model import Model
@@ -68,13 +68,8 @@ def text_of(model: Model, reply: Reply) -> str:
     return str(tokenizer_of(model).decode([*reply.tokens], skip_special_tokens=True))
 
 
-def _tokenizer(model: Model) -> Any:
-    """A tokenizer, or None: what a model says has tokens without one."""
-    return None if model.tokenizer is None else tokenizer_of(model)
-
-
 def _padding(model: Model) -> dict[str, int]:
-    token = getattr(_tokenizer(model), "pad_token_id", None)
+    token = getattr(text_tokenizer(model), "pad_token_id", None)
     return {} if token is None else {"pad_token_id": token}
 
 
@@ -82,5 +77,5 @@ def _ends(model: Model) -> set[int]:
     """The tokens that end a text; several in some models, none in others."""
     given: Any = getattr(model.hf.generation_config, "eos_token_id", None)
     if given is None:
-        given = getattr(_tokenizer(model), "eos_token_id", None)
+        given = getattr(text_tokenizer(model), "eos_token_id", None)
     return {int(one) for one in (given if isinstance(given, list | tuple) else [given]) if one is not None}

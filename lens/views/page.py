@@ -6,7 +6,6 @@ is selected.
 """
 
 import base64
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +15,7 @@ from typing import Any
 
 from headlens import __version__
 from headlens.javascript import module
-
-# Inside a script element only the end of that element matters; the last two end a line in some JavaScript.
-_ESCAPES = {ord(mark): f"\\u{ord(mark):04x}" for mark in "<>&\u2028\u2029"}
+from headlens.page_safety import ESCAPES, policy
 
 # A blob is how a page can import a module that it carries itself.
 _BOOT = """
@@ -150,16 +147,6 @@ def style_sheet(styles: Iterable[str] = ()) -> str:
     return "".join(static.joinpath(name).read_text() for name in ("report.css", *styles))
 
 
-def policy(css: str, script: str, images: bool = False) -> str:
-    """Nothing from the network, and no script or style but the page's own, known by their digests."""
-    style, code = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (css, script))
-    inside = "img-src data:; " if images else ""
-    return (
-        f"default-src 'none'; script-src 'sha256-{code}' blob:; style-src 'sha256-{style}'; {inside}base-uri 'none'; "
-        "form-action 'none'"
-    )
-
-
 def _views(parts: Sequence[Part]) -> str:
     rows: list[list[str]] = []
     for at, part in enumerate(parts):
@@ -188,4 +175,4 @@ def _json(value: Any) -> str:
             f"A trait of this page holds a number that JSON cannot say ({error}); send None for what is missing, or "
             "bytes."
         ) from error
-    return text.translate(_ESCAPES)
+    return text.translate(ESCAPES)

@@ -3,6 +3,7 @@
 Weights are scaled up so that attention is far from uniform and an edit moves the logits visibly.
 """
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -143,9 +144,14 @@ REFUSED = ("gpt_neo", "gptj", "bloom", "falcon", "mpt", "codegen")
 
 def tiny(name: str, seed: int = 0) -> hf.PreTrainedModel:
     """A random model of the named architecture, in evaluation mode."""
+    return drawn(_BUILDERS[name], seed)
+
+
+def drawn(build: Callable[[], Any], seed: int) -> hf.PreTrainedModel:
+    """What `build` makes, in evaluation mode, with all matrices drawn by the seed and scaled up."""
     hf.logging.set_verbosity_error()
     torch.manual_seed(seed)
-    model = _BUILDERS[name]()
+    model = build()
     for parameter in model.parameters():
         if parameter.ndim >= 2:
             nn.init.normal_(parameter, std=0.25)

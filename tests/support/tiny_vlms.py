@@ -4,11 +4,11 @@ what to run them on."""
 from functools import cache
 from typing import Any
 
-import torch
 import transformers as hf
 from torch import nn
 
 from headlens.hooks.model import Model, wrap
+from tiny_models import drawn
 
 VOCABULARY, IMAGE_TOKEN, VIDEO_TOKEN = 120, 99, 98
 PAD, BOS, EOS = 1, 2, 3
@@ -192,13 +192,7 @@ SEVERAL_PICTURES = tuple(name for name in VLMS if name != "instructblip")
 
 def tiny_vlm(name: str, seed: int = 0) -> hf.PreTrainedModel:
     """A random model of the named architecture, in evaluation mode."""
-    hf.logging.set_verbosity_error()
-    torch.manual_seed(seed)
-    model: Any = _BUILDERS[name]()
-    for parameter in model.parameters():
-        if parameter.ndim >= 2:
-            nn.init.normal_(parameter, std=0.25)
-    return model.eval()
+    return drawn(_BUILDERS[name], seed)
 
 
 @cache

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool
 
-from headlens.analyses.uncertainty import RESAMPLES
 from headlens.analyses.vision.measures import binary_measures as binary
-from headlens.analyses.vision.measures.estimates import Estimate, estimate, value_of
+from headlens.analyses.vision.measures.estimates import value_of
+from headlens.analyses.vision.measures.judged_answers import JudgedAnswers
 from headlens.analyses.vision.measures.parsing import parse_yes_no
 from headlens.analyses.vision.measures.pope import truths
 from headlens.analyses.vision.replies import replies, text_of
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Said:
+class Said(JudgedAnswers):
     """What was said to each question and what the parser made of it: "yes", "no", or None for neither.
 
     Neither is wrong, whatever is right: it counts as an answer in `accuracy` and as a miss in `recall`, and is no yes.
@@ -63,40 +63,9 @@ class Said:
         }
 
     @property
-    def accuracy(self) -> float:
-        return value_of(self, "accuracy")
-
-    @property
-    def precision(self) -> float:
-        return value_of(self, "precision")
-
-    @property
-    def recall(self) -> float:
-        return value_of(self, "recall")
-
-    @property
-    def f1(self) -> float:
-        return value_of(self, "f1")
-
-    @property
-    def false_positive_rate(self) -> float:
-        return value_of(self, "false_positive_rate")
-
-    @property
-    def yes_ratio(self) -> float:
-        return value_of(self, "yes_ratio")
-
-    @property
     def unparsed(self) -> float:
         """The share of answers that are neither yes nor no."""
         return value_of(self, "unparsed")
-
-    def ci(self, measure: str, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
-        """A measure by name with its bootstrap interval over clusters; see `estimates.estimate`."""
-        return estimate(self, measure, level, resamples, seed)
-
-    def is_of_same_samples(self, other: "Said") -> bool:
-        return self.clusters == other.clusters and bool(np.array_equal(self.truth, other.truth))
 
     def to_frame(self) -> "pandas.DataFrame":
         """A row per sample: cluster, truth, text, said ("" for neither), right."""

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from headlens.analyses.uncertainty import RESAMPLES
 from headlens.analyses.vision.measures import binary_measures as binary
-from headlens.analyses.vision.measures.estimates import Estimate, estimate, value_of
+from headlens.analyses.vision.measures.estimates import value_of
+from headlens.analyses.vision.measures.judged_answers import JudgedAnswers
 
 if TYPE_CHECKING:
     import pandas
 
 
 @dataclass(frozen=True, eq=False)
-class YesNo:
+class YesNo(JudgedAnswers):
     """The margin of each sample, logit(yes) - logit(no) at the last token of its prompt: positive says yes, and 0 or
     less says no. `truth` is whether yes is right; `valid` whether the likeliest token of all is either word.
 
@@ -67,34 +67,9 @@ class YesNo:
         }
 
     @property
-    def accuracy(self) -> float:
-        return value_of(self, "accuracy")
-
-    @property
     def auroc(self) -> float:
         """In what share of pairs a question whose answer is yes has the larger margin (equal margins count half)."""
         return value_of(self, "auroc")
-
-    @property
-    def precision(self) -> float:
-        return value_of(self, "precision")
-
-    @property
-    def recall(self) -> float:
-        return value_of(self, "recall")
-
-    @property
-    def f1(self) -> float:
-        return value_of(self, "f1")
-
-    @property
-    def false_positive_rate(self) -> float:
-        return value_of(self, "false_positive_rate")
-
-    @property
-    def yes_ratio(self) -> float:
-        """The share of questions answered yes, whatever is right."""
-        return value_of(self, "yes_ratio")
 
     @property
     def margin_if_yes(self) -> float:
@@ -110,10 +85,6 @@ class YesNo:
     def valid_ratio(self) -> float:
         """How often the likeliest token is yes or no. Where this is low, the model answers in other words."""
         return value_of(self, "valid_ratio")
-
-    def ci(self, measure: str, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
-        """A measure by name with its bootstrap interval over clusters; see `estimates.estimate`."""
-        return estimate(self, measure, level, resamples, seed)
 
     def shifted(self, constant: float) -> "YesNo":
         """The same with a constant, in logits, on every yes. `valid` stays that of the model as it ran."""
@@ -140,9 +111,6 @@ class YesNo:
         last = there[int(np.ceil(target * len(there) - 1e-9)) - 1]
         below = self.margins[self.margins < last]
         return self.shifted(-float((last + float(below.max())) / 2 if len(below) else last - 1))
-
-    def is_of_same_samples(self, other: "YesNo") -> bool:
-        return self.clusters == other.clusters and bool(np.array_equal(self.truth, other.truth))
 
     def to_frame(self) -> "pandas.DataFrame":
         """A row per sample: cluster, truth, margin, said, right, valid."""
